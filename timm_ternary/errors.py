@@ -1,0 +1,28 @@
+"""Wording shared by every error: what was got, what is allowed, what to type."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["nearest", "unknown"]
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str | None:
+    """The entry of `allowed` most similar to `name`, or None when nothing is similar."""
+    names = sorted(map(str, allowed))
+    by_lower = {candidate.lower(): candidate for candidate in names}
+    found = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)
+    return by_lower[found[0]] if found else None
+
+
+def unknown(kind: str, name: object, allowed: Iterable[str], *, limit: int = 20) -> str:
+    """One line for an unknown name: what was got, the nearest valid name, the valid ones."""
+    names = sorted(map(str, allowed))
+    guess = nearest(str(name), names)
+    line = f"unknown {kind} {name!r}"
+    if guess is not None:
+        line += f"; did you mean {guess!r}?"
+    if len(names) <= limit:
+        line += f" Allowed: {', '.join(names) or 'none'}."
+    return line

@@ -1,0 +1,246 @@
+"""Quantizer: what every method is; the method registry; the straight-through helper."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..code import TernaryCode
+from ..config import GRANULARITIES, TernaryConfig
+from ..errors import unknown
+
+__all__ = [
+    "Quantized",
+    "Quantizer",
+    "check",
+    "create",
+    "get",
+    "names",
+    "register",
+    "row_sum",
+    "scale_codes",
+]
+
+
+class Quantized(NamedTuple):
+    """What a method computes for the rows of one weight, ``(groups, n)``; see `scale_codes`."""
+
+    codes: Tensor
+    pos: Tensor
+    neg: Tensor | None = None
+    slopes: tuple[Tensor | float, Tensor | float, Tensor | float] | None = None
+
+
+class _ScaleCodes(torch.autograd.Function):
+    """q = pos [c = +1] - neg [c = -1] with a gradient that passes straight through to the weight."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, codes: Tensor, pos: Tensor, neg: Tensor | None, slopes: Any
+    ) -> Tensor:
+        ctx.slopes = slopes
+        ctx.two_scales = neg is not None
+        ctx.save_for_backward(codes)
+        if neg is None:
+            return codes * pos
+        return torch.where(codes > 0, pos, torch.where(codes < 0, -neg, codes))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        (codes,) = ctx.saved_tensors
+        grad_rows = grad_pos = grad_neg = None
+        if ctx.needs_input_grad[0]:
+            grad_rows = grad
+            if ctx.slopes is not None:
+                plus, zero, minus = ctx.slopes
+                zeros = grad * zero
+                grad_rows = torch.where(codes > 0, grad * plus, zeros)
+                grad_rows = torch.where(codes < 0, grad * minus, grad_rows)
+        if ctx.two_scales:
+            if ctx.needs_input_grad[2]:
+                grad_pos = (grad * (codes > 0)).sum(1, keepdim=True)
+            if ctx.needs_input_grad[3]:
+                grad_neg = -(grad * (codes < 0)).sum(1, keepdim=True)
+        elif ctx.needs_input_grad[2]:
+            grad_pos = (grad * codes).sum(1, keepdim=True)
+        return grad_rows, None, grad_pos, grad_neg, None
+
+
+def scale_codes(rows: Tensor, quantized: Quantized) -> Tensor:
+    """Scale the codes; straight through to `rows` in the backward pass.
+
+    Forward:  ``q = pos * [c = +1] - neg * [c = -1]`` (``neg = pos`` where it is None).
+    Backward: ``dL/dpos = sum_{c=+1} dL/dq``, ``dL/dneg = -sum_{c=-1} dL/dq``, and
+    ``dL/drows = slope(c) * dL/dq``, where ``slopes = (plus, zero, minus)`` and None means 1.
+
+    Args:
+        rows: Latent weights, ``(groups, n)``.
+        quantized: Codes ``(groups, n)`` in the dtype of `rows`; scales ``(groups, 1)``.
+
+    Returns:
+        Quantized rows, ``(groups, n)``.
+    """
+    result: Tensor = _ScaleCodes.apply(rows, *quantized)
+    return result
+
+
+def row_sum(rows: Tensor) -> Tensor:
+    """Sums over dimension 1, ``(groups, n) -> (groups, 1)``, in float64 where the device has it.
+
+    In float32, millions of weights cost the last digits of a scale; and the mean of equal
+    weights must be their value exactly, or a packed scale could not be trained on from.
+    """
+    return rows.sum(1, keepdim=True, dtype=None if rows.device.type == "mps" else torch.float64)
+
+
+class Quantizer(nn.Module):
+    """One layer's ternarization: latent weight in, weight of few values out.
+
+    A subclass gives `name`, its options as keyword arguments of ``__init__``, `reset` and
+    `quantize`. Its only parameters are the thresholds or scales that it trains, one entry a
+    group: one group for ``granularity="layer"``, one an output channel for ``"channel"``.
+    Statistics are computed in float32 at least, whatever the weight's dtype.
+
+    Args:
+        weight: Latent weight, ``(out, ...)``; its values initialize the parameters.
+        granularity: ``"layer"`` or ``"channel"``.
+
+    Raises:
+        ValueError: `granularity` is unknown, or `weight` has no output dimension.
+    """
+
+    name: ClassVar[str]
+    """Name in the registry."""
+    bases: ClassVar[int] = 1
+    """Number of ternary tensors that are summed."""
+    scale_rows: ClassVar[int] = 1
+    """1 where both signs share one scale, 2 where they do not."""
+    update: ClassVar[str] = "joint"
+    """How the Trainer updates the parameters by default: ``"alternate"`` or ``"joint"``."""
+
+    def __init__(self, weight: Tensor, *, granularity: str = "layer") -> None:
+        super().__init__()
+        if granularity not in GRANULARITIES:
+            raise ValueError(unknown("granularity", granularity, GRANULARITIES))
+        if weight.ndim < 1 or not weight.is_floating_point():
+            raise ValueError(
+                f"a weight must be floating point of shape (out, ...), "
+                f"got {weight.dtype} of shape {tuple(weight.shape)}"
+            )
+        self.granularity = granularity
+        self.groups = weight.shape[0] if granularity == "channel" else 1
+
+    def reset(self, weight: Tensor) -> None:
+        """Set the trainable parameters from the values of `weight` (its shape is the layer's)."""
+
+    def quantize(self, rows: Tensor) -> Quantized:
+        """Codes and scales of `rows`, ``(groups, n)``, float32 or float64: the method itself."""
+        raise NotImplementedError
+
+    def rows(self, weight: Tensor) -> Tensor:
+        """`weight` as ``(groups, n)`` in float32 at least."""
+        if weight.dtype in (torch.float16, torch.bfloat16):
+            weight = weight.float()
+        # Not -1: an empty weight has no unique n.
+        return weight.reshape(self.groups, weight.numel() // max(self.groups, 1))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The quantized weight, in `weight`'s shape and dtype; differentiable."""
+        if weight.numel() == 0:
+            return weight
+        rows = self.rows(weight)
+        return scale_codes(rows, self.quantize(rows)).view(weight.shape).to(weight.dtype)
+
+    @torch.no_grad()
+    def encode(self, weight: Tensor) -> TernaryCode:
+        """The codes and scales behind `forward`: ``encode(w).decode()`` equals ``forward(w)``."""
+        rows = self.rows(weight)
+        if weight.numel() == 0:
+            pos, neg, codes = rows.new_zeros(1, max(self.groups, 1)), None, rows
+        else:
+            codes, pos, neg, _ = self.quantize(rows)
+        pos = pos.view(1, -1).clone()
+        neg = pos.clone() if neg is None else neg.view(1, -1).clone()
+        return TernaryCode(codes.to(torch.int8).view(1, *weight.shape), pos, neg)
+
+    @torch.no_grad()
+    def restore(self, code: TernaryCode) -> Tensor:
+        """A latent weight whose code is `code`, bit for bit in float32; sets the parameters too.
+
+        The way back from a packed file to training. Exact for codes that this method made;
+        otherwise it starts from the decoded weight, which the method quantizes in its own way.
+        This default fits methods whose scale is an average of the weights beyond a threshold.
+
+        Returns:
+            Weight of shape ``code.shape`` in the dtype of the scales.
+        """
+        weight = code.decode()
+        self.reset(weight)
+        return weight
+
+    def extra_repr(self) -> str:
+        """The name, the granularity and the options, for ``print(model)``."""
+        options = {name: getattr(self, name) for name in option_names(type(self))}
+        shown = [f"{key}={value!r}" for key, value in options.items()]
+        return ", ".join([self.name, f"granularity={self.granularity!r}", *shown])
+
+
+_methods: dict[str, type[Quantizer]] = {}
+_Q = TypeVar("_Q", bound=type[Quantizer])
+
+
+def register(cls: _Q) -> _Q:
+    """Class decorator: make the method available under ``cls.name``.
+
+    Raises:
+        ValueError: The name is taken.
+    """
+    if cls.name in _methods:
+        raise ValueError(f"method {cls.name!r} is registered already, by {_methods[cls.name]!r}")
+    _methods[cls.name] = cls
+    return cls
+
+
+def names() -> list[str]:
+    """Names of all registered methods, sorted."""
+    return sorted(_methods)
+
+
+def get(name: str) -> type[Quantizer]:
+    """The class of the method `name`.
+
+    Raises:
+        ValueError: No method has that name (names the nearest).
+    """
+    if name not in _methods:
+        raise ValueError(unknown("method", name, _methods))
+    return _methods[name]
+
+
+def option_names(cls: type[Quantizer]) -> Iterable[str]:
+    """Names of the options of a method: the keyword arguments of its class but for granularity."""
+    parameters = inspect.signature(cls.__init__).parameters
+    return [name for name in parameters if name not in ("self", "weight", "granularity")]
+
+
+def create(config: TernaryConfig, weight: Tensor) -> Quantizer:
+    """The quantizer that `config` asks for, initialized from `weight`.
+
+    Raises:
+        ValueError: Unknown method or option (names the nearest), or an option's value is not allowed.
+    """
+    cls = get(config.method)
+    allowed = option_names(cls)
+    for key in config.options:
+        if key not in allowed:
+            raise ValueError(unknown(f"option of method {config.method!r}", key, allowed))
+    return cls(weight, granularity=config.granularity, **config.options)
+
+
+def check(config: TernaryConfig) -> None:
+    """Raise the ValueError of `create`, if any, without a layer at hand."""
+    create(config, torch.zeros(1, 1))

@@ -1,0 +1,118 @@
+"""ttq: trained ternary quantization (Zhu et al., ICLR 2017)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..code import TernaryCode
+from .base import Quantized, Quantizer, register, row_sum
+
+__all__ = ["TTQ"]
+
+
+@register
+class TTQ(Quantizer):
+    r"""Trained ternary quantization: one trainable scale a sign (Zhu et al., ICLR 2017).
+
+    Forward (the paper's section 4)::
+
+        q = +Wp if w > D;  -Wn if w < -D;  else 0
+        D = t * max|w|,  or such that a fraction `sparsity` of the group is zero
+        Wp = unit * |scale_pos|,  Wn = unit * |scale_neg|
+
+    Backward::
+
+        dL/dscale_pos = unit * sum_{w > D} dL/dq,   dL/dscale_neg = -unit * sum_{w < -D} dL/dq
+        dL/dw = {scale_pos, 1, scale_neg} * dL/dq   for {w > D, |w| <= D, w < -D}
+
+    The paper's scales live near 1 because it divides the weights by their maximum. Trained in raw
+    weight units they fail (a gradient far too large for a scale of 0.05), so `unit`, the mean of
+    |w| beyond D when training begins, stays a constant buffer and the scales are trained from 1.
+    They stay positive through the absolute value, whose gradient at 0 is that of +.
+
+    Args:
+        weight: Latent weight, ``(out, ...)``.
+        granularity: ``"layer"`` (the paper) or ``"channel"``.
+        t: Threshold as a fraction of ``max|w|`` (the paper's equation 9: 0.05), 0 <= t < 1.
+        sparsity: Fraction of zeros to hold constant, 0 <= sparsity < 1, instead of `t`
+            (the paper's second rule, section 5.1.1).
+
+    Raises:
+        ValueError: `t` or `sparsity` is out of its range.
+    """
+
+    name = "ttq"
+    scale_rows = 2
+
+    def __init__(
+        self,
+        weight: Tensor,
+        *,
+        granularity: str = "layer",
+        t: float = 0.05,
+        sparsity: float | None = None,
+    ) -> None:
+        super().__init__(weight, granularity=granularity)
+        for key, value in (("t", t), ("sparsity", sparsity)):
+            if value is None and key == "sparsity":
+                continue
+            if not (isinstance(value, (int, float)) and 0 <= value < 1):
+                raise ValueError(f"{key} must be a number from 0 to below 1, got {value!r}")
+        self.t = float(t)
+        self.sparsity = None if sparsity is None else float(sparsity)
+        ones = self.rows(weight).new_ones(self.groups)
+        self.scale_pos = nn.Parameter(ones)
+        self.scale_neg = nn.Parameter(ones.clone())
+        self.unit: Tensor
+        self.register_buffer("unit", ones.clone())
+        self.reset(weight)
+
+    @torch.no_grad()
+    def reset(self, weight: Tensor) -> None:
+        """Both scales 1; unit = mean of |w| over the weights beyond the threshold."""
+        self.scale_pos.fill_(1)
+        self.scale_neg.fill_(1)
+        if weight.numel():
+            size = self.rows(weight).abs()
+            beyond = size > self._threshold(size)
+            mean = (row_sum(size * beyond) / row_sum(beyond).clamp(min=1)).view(-1).to(size.dtype)
+            # A group of zeros has no magnitude to keep; that of a fresh layer lets it grow.
+            fallback = 1 / math.sqrt(max(weight[0].numel(), 1))
+            self.unit.copy_(torch.where(mean > 0, mean, fallback))
+
+    def _threshold(self, size: Tensor) -> Tensor:
+        """D for the rows of magnitudes `size`, ``(groups, 1)``."""
+        if self.sparsity is None:
+            return self.t * size.amax(1, keepdim=True)
+        zeros = round(self.sparsity * size.shape[1])
+        if zeros == 0:
+            return torch.zeros_like(size[:, :1])
+        return size.kthvalue(zeros, dim=1, keepdim=True).values
+
+    def quantize(self, rows: Tensor) -> Quantized:
+        """Section 4 of the paper; see the class."""
+        with torch.no_grad():
+            threshold = self._threshold(rows.abs())
+            codes = (rows > threshold).to(rows.dtype) - (rows < -threshold).to(rows.dtype)
+        scales = [s.to(rows.dtype).view(-1, 1) for s in (self.scale_pos, self.scale_neg)]
+        pos, neg = (torch.where(s < 0, -s, s) for s in scales)
+        unit = self.unit.to(rows.dtype).view(-1, 1)
+        return Quantized(codes, unit * pos, unit * neg, (pos.detach(), 1.0, neg.detach()))
+
+    @torch.no_grad()
+    def restore(self, code: TernaryCode) -> Tensor:
+        """The codes times one magnitude: the threshold then falls between it and 0."""
+        if code.pos.shape[1] > self.groups:
+            return super().restore(code)
+        pos, neg = (scale[0].expand(self.groups) for scale in (code.pos, code.neg))
+        mean = (pos + neg) / 2
+        # A power of two: unit * scale then gives back pos and neg to the last bit.
+        unit = torch.where(mean > 0, mean.clamp(min=1e-30).log2().round().exp2(), 1.0)
+        self.unit.copy_(unit)
+        self.scale_pos.copy_(pos / unit)
+        self.scale_neg.copy_(neg / unit)
+        size = torch.where(mean > 0, mean, unit).view(-1, 1)
+        return (self.rows(code.codes[0].to(pos.dtype)) * size).view(code.shape)

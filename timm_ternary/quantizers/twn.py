@@ -1,0 +1,42 @@
+"""twn: ternary weight networks (Li & Liu, 2016)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .base import Quantized, Quantizer, register, row_sum
+
+__all__ = ["TWN"]
+
+
+@register
+class TWN(Quantizer):
+    """Ternary weight networks (Li & Liu, 2016): nothing but the weights is trained.
+
+    Forward::
+
+        D = 0.7 * mean|w|
+        S = mean of |w| over |w| > D
+        q = S * sign(w) [|w| > D]
+
+    Backward: ``dq/dw = 1``.
+
+    Args:
+        weight: Latent weight, ``(out, ...)``.
+        granularity: ``"layer"`` (the paper) or ``"channel"``.
+    """
+
+    name = "twn"
+
+    def __init__(self, weight: Tensor, *, granularity: str = "layer") -> None:
+        super().__init__(weight, granularity=granularity)
+
+    @torch.no_grad()
+    def quantize(self, rows: Tensor) -> Quantized:
+        """The closed form that approximates the least squares fit; see the class."""
+        size = rows.abs()
+        threshold = (0.7 * row_sum(size) / rows.shape[1]).to(rows.dtype)
+        beyond = (size > threshold).to(rows.dtype)
+        scale = row_sum(size * beyond) / row_sum(beyond).clamp(min=1)
+        return Quantized(beyond * rows.sign(), scale.to(rows.dtype))
