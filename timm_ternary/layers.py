@@ -1,0 +1,265 @@
+"""The two forms of a ternary layer, made in place from any layer with a `weight`.
+
+Trainable: the latent weight under a parametrization whose module is the `Quantizer`.
+Packed: 2-bit codes and scales in two buffers, decoded at every read of `weight`.
+
+In both, `layer.weight` is the ternary weight, whether the layer is called or only read
+(``F.linear(x, layer.weight)``), and the host class keeps its own forward (Conv2dSame, StdConv2d).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from . import packing, quantizers
+from .code import TernaryCode
+from .config import TernaryConfig
+from .quantizers import Quantizer
+
+__all__ = [
+    "PackedConv2d",
+    "PackedLinear",
+    "PackedWeight",
+    "code_from_tensors",
+    "layer_code",
+    "make_packed",
+    "make_plain",
+    "make_trainable",
+    "quantizer_of",
+    "scale_tensor",
+]
+
+
+class PackedWeight:
+    """Mixin of packed layers.
+
+    Buffers:
+        weight_packed: uint8, ``(bases * ceil(n / 4),)``, the codes in 2bit (packing.py).
+        weight_scale: Floating point, ``(bases, 1 or 2, 1 or out)``: one row where both signs
+            share one scale, else the row of + and the row of -.
+    """
+
+    weight_packed: Tensor
+    weight_scale: Tensor
+    weight_shape: torch.Size
+
+    @property
+    def weight(self) -> Tensor:
+        """The decoded weight, in the dtype of the scales."""
+        return self.weight_code.decode()
+
+    @property
+    def weight_code(self) -> TernaryCode:
+        """The codes and scales."""
+        bases = self.weight_scale.shape[0]
+        codes = packing.unpack_2bit(
+            self.weight_packed.view(bases, -1), self.weight_shape.numel()
+        ).reshape(bases, *self.weight_shape)
+        return TernaryCode(codes, self.weight_scale[:, 0], self.weight_scale[:, -1])
+
+    def set_code(self, packed: Tensor, scale: Tensor) -> None:
+        """Take codes in 2bit and scales; the buffers take their shapes."""
+        self.weight_packed = packed.to(self.weight_packed.device)
+        self.weight_scale = scale.to(self.weight_scale)
+
+
+class PackedConv2d(PackedWeight, nn.Conv2d):  # type: ignore[misc]
+    """nn.Conv2d with a packed weight; made by `make_packed`, not constructed."""
+
+
+class PackedLinear(PackedWeight, nn.Linear):  # type: ignore[misc]
+    """nn.Linear with a packed weight; made by `make_packed`, not constructed."""
+
+
+_packed_classes: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv2d: PackedConv2d,
+    nn.Linear: PackedLinear,
+}
+
+
+def _packed_class(cls: type[nn.Module]) -> type[nn.Module]:
+    """The packed subclass of exactly `cls`, so that it keeps its forward (Conv2dSame pads)."""
+    if cls not in _packed_classes:
+        members: dict[str, Any] = {"__doc__": f"{cls.__name__} with a packed weight."}
+        _packed_classes[cls] = type(f"Packed{cls.__name__}", (PackedWeight, cls), members)
+    return _packed_classes[cls]
+
+
+def make_trainable(layer: nn.Module, config: TernaryConfig, code: TernaryCode | None = None) -> None:
+    """Put a plain `layer` under the quantizer that `config` asks for, in place.
+
+    Args:
+        code: Start from a latent weight that gives this code (default: from the layer's weight).
+    """
+    weight = layer._parameters["weight"]
+    assert weight is not None
+    quantizer = quantizers.create(config, weight)
+    if code is not None:
+        latent = quantizer.restore(code.to(weight.device))
+        with torch.no_grad():
+            weight.copy_(latent)
+    # unsafe: a quantizer keeps shape and dtype; the check would quantize once more.
+    parametrize.register_parametrization(layer, "weight", quantizer, unsafe=True)
+    _mark(layer, config)
+
+
+def make_packed(layer: nn.Module, config: TernaryConfig, code: TernaryCode | None = None) -> None:
+    """Give a plain `layer` the packed form, in place.
+
+    Args:
+        code: What to hold (default: the code of the layer's weight under `config`; on the meta
+            device nothing is read, and a state dict is to follow).
+    """
+    weight = layer._parameters["weight"]
+    assert weight is not None
+    quantizer = quantizers.create(config, weight)
+    shape, bases = weight.shape, quantizer.bases
+    if weight.is_meta:
+        size = bases * packing.packed_size(weight.numel())
+        packed = weight.new_empty(size, dtype=torch.uint8)
+        scale = weight.new_empty(
+            bases, quantizer.scale_rows, quantizer.groups, dtype=torch.float32
+        )
+    else:
+        code = quantizer.encode(weight) if code is None else code.to(weight.device)
+        packed = packing.pack_2bit(code.codes.flatten(1)).flatten()
+        scale = scale_tensor(code, quantizer.scale_rows)
+    del layer._parameters["weight"]
+    layer.__class__ = _packed_class(type(layer))
+    layer.weight_shape = shape  # type: ignore[assignment]
+    layer.register_buffer("weight_packed", packed)
+    layer.register_buffer("weight_scale", scale)
+    _mark(layer, config)
+
+
+def make_plain(layer: nn.Module) -> None:
+    """Turn either form into the host layer in place: latent, or decoded, weight as a parameter."""
+    if isinstance(layer, PackedWeight):
+        weight = layer.weight
+        host = next(c for c in type(layer).__bases__ if not issubclass(c, PackedWeight))
+        del layer._buffers["weight_packed"], layer._buffers["weight_scale"]
+        del layer.weight_shape
+        layer.__class__ = host
+        layer.weight = nn.Parameter(weight)
+    else:
+        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+    layer._ternary_hook.remove()  # type: ignore[operator, union-attr]
+    del layer._ternary_hook, layer.ternary_config
+
+
+def quantizer_of(layer: nn.Module) -> Quantizer | None:
+    """The quantizer of a trainable ternary layer, else None."""
+    if not parametrize.is_parametrized(layer, "weight"):
+        return None
+    first = layer.parametrizations["weight"][0]  # type: ignore[index, union-attr]
+    return first if isinstance(first, Quantizer) else None
+
+
+def layer_code(layer: nn.Module) -> TernaryCode:
+    """The code of a ternary layer in either form.
+
+    Raises:
+        ValueError: `layer` is not ternary.
+    """
+    if isinstance(layer, PackedWeight):
+        return layer.weight_code
+    quantizer = quantizer_of(layer)
+    if quantizer is None:
+        raise ValueError(f"{type(layer).__name__} is not ternary; type: ternarize_(model)")
+    return quantizer.encode(layer.parametrizations.weight.original)  # type: ignore[union-attr, arg-type]
+
+
+def scale_tensor(code: TernaryCode, rows: int) -> Tensor:
+    """Scales as files and packed layers hold them: ``(bases, rows, 1 or out)``, float32 at least."""
+    scale = torch.stack([code.pos, code.neg][:rows], 1)
+    return scale if scale.dtype == torch.float64 else scale.float()
+
+
+def code_from_tensors(packed: Tensor, scale: Tensor, shape: torch.Size) -> TernaryCode:
+    """The inverse of what files hold, in any encoding, with every value checked.
+
+    Args:
+        packed: uint8, 1-D.
+        scale: Floating point, ``(bases, 1 or 2, 1 or out)``.
+        shape: Of the weight.
+
+    Raises:
+        ValueError: Wrong dtype, shape or size, an invalid code, a scale that is not finite.
+    """
+    groups = {1, shape[0]}
+    if not (scale.ndim == 3 and scale.shape[1] in (1, 2) and scale.shape[2] in groups):
+        raise ValueError(
+            f"weight_scale must have shape (bases, 1 or 2, {' or '.join(map(str, sorted(groups)))}), "
+            f"got {tuple(scale.shape)}"
+        )
+    if not scale.is_floating_point():
+        raise ValueError(f"weight_scale must be floating point, got {scale.dtype}")
+    if not torch.isfinite(scale).all():
+        raise ValueError("weight_scale holds a value that is not finite")
+    bases, count = scale.shape[0], shape.numel()
+    encoding = packing.detect(packed, bases, count)
+    codes = packing.decode(packed, encoding, bases, count).reshape(bases, *shape)
+    return TernaryCode(codes, scale[:, 0], scale[:, -1])
+
+
+def _mark(layer: nn.Module, config: TernaryConfig) -> None:
+    layer.ternary_config = config  # type: ignore[assignment]
+    layer._ternary_hook = layer.register_load_state_dict_pre_hook(_adapt)  # type: ignore[assignment]
+
+
+def _adapt(layer: nn.Module, state: MutableMapping[str, Any], prefix: str, *_: Any) -> None:
+    """Load-state-dict hook: any of the three forms of a layer's weight loads into either form.
+
+    A file holds ``weight`` (float), ``parametrizations.weight.*`` (trained) or
+    ``weight_packed`` and ``weight_scale`` (packed).
+    """
+    latent, dense = prefix + "parametrizations.weight.original", prefix + "weight"
+    keys = prefix + "weight_packed", prefix + "weight_scale"
+    trainable = quantizer_of(layer)
+    if keys[0] in state and keys[1] in state:
+        shape = layer.weight_shape if trainable is None else layer.parametrizations.weight.original.shape  # type: ignore[union-attr]  # noqa: E501
+        try:
+            code = code_from_tensors(state[keys[0]], state[keys[1]], shape)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise ValueError(f"tensor {prefix}weight_packed: {error}") from None
+        if trainable is not None:
+            del state[keys[0]], state[keys[1]]
+            state[latent] = trainable.restore(code)
+            _add_quantizer(state, prefix, trainable)
+        else:
+            packed = packing.pack_2bit(code.codes.flatten(1)).flatten()
+            layer.set_code(packed, state[keys[1]])  # type: ignore[operator]
+            state[keys[0]] = packed
+    elif dense in state and trainable is not None:
+        state[latent] = state.pop(dense)
+        trainable.reset(state[latent].to(layer.parametrizations.weight.original))  # type: ignore[union-attr]  # noqa: E501
+        _add_quantizer(state, prefix, trainable)
+    elif trainable is None and (latent in state or dense in state):
+        _encode_into(layer, state, prefix, latent if latent in state else dense)
+
+
+def _add_quantizer(state: MutableMapping[str, Any], prefix: str, quantizer: Quantizer) -> None:
+    for key, value in quantizer.state_dict().items():
+        state[f"{prefix}parametrizations.weight.0.{key}"] = value.clone()
+
+
+def _encode_into(
+    layer: nn.Module, state: MutableMapping[str, Any], prefix: str, key: str
+) -> None:
+    """Replace the float or trained weight in `state` by its code under the layer's method."""
+    weight = state.pop(key)
+    quantizer = quantizers.create(layer.ternary_config, weight)  # type: ignore[arg-type]
+    inner = f"{prefix}parametrizations.weight.0."
+    own: Mapping[str, Any] = {k: v for k, v in state.items() if k.startswith(inner)}
+    if own:
+        quantizer.load_state_dict({k[len(inner) :]: state.pop(k) for k in own})
+    code = quantizer.encode(weight)
+    packed = packing.pack_2bit(code.codes.flatten(1)).flatten()
+    scale = scale_tensor(code, quantizer.scale_rows)
+    layer.set_code(packed, scale)  # type: ignore[operator]
+    state[prefix + "weight_packed"], state[prefix + "weight_scale"] = packed, scale

@@ -1,0 +1,209 @@
+"""ModelArguments and DataArguments: the fields of a recipe that say what is trained on what."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["DataArguments", "ModelArguments"]
+
+# Dicts are typed `dict | str | None`, as transformers types its own: its parser then takes a
+# JSON string or a plain name from the command line.
+
+
+def _json(name: str, value: dict[str, Any] | str | None) -> Any:
+    """A command-line JSON object as a dict; everything else unchanged."""
+    if not isinstance(value, str) or not value.lstrip().startswith("{"):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name}: {value!r} is not valid JSON ({error})") from error
+
+
+def _interval(name: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not low <= value <= high:
+        raise ValueError(f"{name} must lie between {low:g} and {high:g}, got {value:g}")
+
+
+def _at_least(name: str, value: int | None, low: int) -> None:
+    if value is not None and value < low:
+        raise ValueError(f"{name} must be at least {low}, got {value}")
+
+
+@dataclass
+class ModelArguments:
+    """Which model is trained, and the weights it starts from.
+
+    Raises (on construction):
+        ValueError: A value is missing or not allowed.
+    """
+
+    model: str = field(
+        default="",
+        metadata={
+            "help": "timm name (resnet20_cifar_tern is ternary, resnet20_cifar is float), "
+            "local-dir:PATH or hf-hub:ID."
+        },
+    )
+    pretrained: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Start from the name's published weights. Default: yes for local-dir: and "
+            "hf-hub:, no for a plain name."
+        },
+    )
+    checkpoint: str | None = field(
+        default=None,
+        metadata={
+            "help": "Start from these weights: a .safetensors file, or a directory that holds "
+            "model.safetensors (the output_dir of another run), float or ternary."
+        },
+    )
+    ternary: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Method name (tga, ttq, twn, ...), or the TernaryConfig as JSON; for models "
+            "whose name ends in _tern. Default: TernaryConfig()."
+        },
+    )
+    model_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": 'Passed to timm.create_model, e.g. {"drop_path_rate": 0.1}.'},
+    )
+    in_chans: int | None = field(
+        default=None,
+        metadata={"help": "Input channels, 1 (grey) or 3 (RGB). Default: as the images have."},
+    )
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise ValueError("model is missing: name one, e.g. model: resnet20_cifar_tern")
+        self.ternary = _json("ternary", self.ternary)
+        self.model_kwargs = _json("model_kwargs", self.model_kwargs)
+        if isinstance(self.model_kwargs, str):
+            raise ValueError(
+                f'model_kwargs must be a mapping, e.g. {{"drop_path_rate": 0.1}}, '
+                f"got {self.model_kwargs!r}"
+            )
+        if self.in_chans not in (None, 1, 3):
+            raise ValueError(f"in_chans must be 1 (grey) or 3 (RGB), got {self.in_chans}")
+        if self.checkpoint and self.pretrained:
+            raise ValueError("checkpoint and pretrained both name starting weights: give one")
+
+
+@dataclass
+class DataArguments:
+    """Which images are read, and how they are augmented.
+
+    Raises (on construction):
+        ValueError: A value is missing or not allowed.
+    """
+
+    dataset: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "digits (bundled with scikit-learn), a directory of images or of parquet "
+            'files, a .parquet file, {"train": FILE, "test": FILE}, or a Hub name.'
+        },
+    )
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "Configuration of a Hub data set."}
+    )
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    eval_split: str | None = field(
+        default=None,
+        metadata={"help": "Split to evaluate on. Default: test, validation or val."},
+    )
+    image_column: str | None = field(
+        default=None, metadata={"help": "Column of images. Default: found by its type or name."}
+    )
+    label_column: str | None = field(
+        default=None, metadata={"help": "Column of labels. Default: found by its type or name."}
+    )
+    in_memory: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Decode all images once into memory (fast; pad-crop and flip only). "
+            "Default: yes for images up to 64 pixels when no other augmentation is asked for."
+        },
+    )
+    image_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Height and width in pixels. Default: that of the starting weights, else "
+            "of the images where these are small and alike, else of the model."
+        },
+    )
+    mean: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Mean of each channel, pixels in [0, 1]. Default: that of the starting "
+            "weights, else measured on the training images when they are in memory, else ImageNet's."
+        },
+    )
+    std: list[float] | None = field(
+        default=None, metadata={"help": "Standard deviation of each channel; as mean."}
+    )
+    padding: int = field(
+        default=4,
+        metadata={"help": "Pixels of black padding before the random crop; 0 turns it off."},
+    )
+    hflip: float | None = field(
+        default=None,
+        metadata={"help": "Probability of a mirrored image. Default: 0.5, and 0 for digits."},
+    )
+    random_resized_crop: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Smallest and largest share of the area that a random resized crop takes. "
+            "Default: 0.08 1.0 for images above 64 pixels, else pad-and-crop instead."
+        },
+    )
+    color_jitter: float = field(default=0.0, metadata={"help": "timm's color_jitter."})
+    auto_augment: str | None = field(
+        default=None, metadata={"help": "timm's auto_augment, e.g. rand-m9-mstd0.5."}
+    )
+    re_prob: float = field(default=0.0, metadata={"help": "Probability of random erasing."})
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Train on this many images, spread evenly over the split."}
+    )
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Evaluate on this many images, spread evenly."}
+    )
+
+    def __post_init__(self) -> None:
+        self.dataset = _json("dataset", self.dataset)
+        if not self.dataset:
+            raise ValueError(
+                "dataset is missing: name one, e.g. dataset: digits, or the path of a directory"
+            )
+        for name in ("hflip", "re_prob"):
+            _interval(name, getattr(self, name), 0.0, 1.0)
+        for name in ("image_size", "max_train_samples", "max_eval_samples"):
+            _at_least(name, getattr(self, name), 1)
+        _at_least("padding", self.padding, 0)
+        self._check_lists()
+        if self.in_memory and self.heavy:
+            raise ValueError(
+                f"in_memory augments by pad-crop and flip only, but {self.heavy[0]} is set: "
+                f"say in_memory: false, or remove {self.heavy[0]}"
+            )
+
+    def _check_lists(self) -> None:
+        crop = self.random_resized_crop
+        if crop is not None and (len(crop) != 2 or not 0 < crop[0] <= crop[1] <= 1):
+            raise ValueError(
+                f"random_resized_crop must be two shares of the area, e.g. [0.08, 1.0], got {crop}"
+            )
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std go together: give both or neither")
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError(f"std must be positive, got {self.std}")
+
+    @property
+    def heavy(self) -> list[str]:
+        """The augmentations asked for that only the one-image-at-a-time path can do."""
+        names = ("random_resized_crop", "color_jitter", "auto_augment", "re_prob")
+        return [name for name in names if getattr(self, name)]

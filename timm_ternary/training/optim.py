@@ -1,0 +1,184 @@
+"""Optimizers and schedules: two optimizers in one, timm's optimizers by name, multi-step rates."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import timm.optim
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from .training_arguments import TernaryTrainingArguments, takes
+
+__all__ = [
+    "TwoPhaseOptimizer",
+    "create_threshold_optimizer",
+    "create_timm_optimizer",
+    "decay_names",
+    "multi_step_schedule",
+]
+
+
+class TwoPhaseOptimizer(Optimizer):
+    """The weights' optimizer and the thresholds' as one: one schedule, one state, one file.
+
+    Parameter groups are those of `weights`, then those of `thresholds`. ``step`` steps the
+    weights only, ``step_thresholds`` the rest. What the Trainer writes to optimizer.pt is the
+    ordinary state of one optimizer.
+
+    Args:
+        weights: Optimizer of everything else.
+        thresholds: Optimizer of thresholds and scales.
+    """
+
+    def __init__(self, weights: Optimizer, thresholds: Optimizer) -> None:
+        self._weights = weights
+        self._thresholds = thresholds
+        self._split = len(weights.param_groups)
+        super().__init__([*weights.param_groups, *thresholds.param_groups], {})
+        self.state.update({**weights.state, **thresholds.state})
+        self._share()
+
+    def _share(self) -> None:
+        """Both work on this optimizer's groups and state, so that schedules and files reach them."""
+        self._weights.param_groups = self.param_groups[: self._split]
+        self._thresholds.param_groups = self.param_groups[self._split :]
+        self._weights.state = self._thresholds.state = self.state
+
+    @property
+    def threshold_groups(self) -> list[dict[str, Any]]:
+        """The parameter groups of thresholds and scales."""
+        return self.param_groups[self._split :]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore both, from the state of one ``TwoPhaseOptimizer``."""
+        super().load_state_dict(state_dict)
+        # The base class has replaced the groups and the state by new ones.
+        self._share()
+
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """Step the weights."""
+        return self._weights.step(closure)
+
+    def step_thresholds(self) -> None:
+        """Step thresholds and scales, by their ``.grad``."""
+        self._thresholds.step()
+
+    def train(self) -> None:
+        """Pass on to optimizers that differ in training and evaluation (schedule-free ones)."""
+        if hasattr(self._weights, "train"):
+            self._weights.train()
+
+    def eval(self) -> None:
+        """As `train`."""
+        if hasattr(self._weights, "eval"):
+            self._weights.eval()
+
+
+def decay_names(model: nn.Module, exclude: Iterable[nn.Parameter] = ()) -> list[str]:
+    """Names of the parameters that weight decay reaches: timm's rule.
+
+    Latent weights and the other weights of two dimensions or more; not biases, norms, thresholds,
+    scales, nor what timm's ``model.no_weight_decay()`` names.
+
+    Args:
+        model: A timm model, or transformers' wrapper of one.
+        exclude: Parameters that are never decayed: those of the quantizers.
+    """
+    skipped = {id(parameter) for parameter in exclude}
+    kept: set[str] = set()
+    for prefix, part in (("", model), ("timm_model.", getattr(model, "timm_model", None))):
+        if hasattr(part, "no_weight_decay"):
+            kept.update(prefix + name for name in part.no_weight_decay())
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.ndim > 1
+        and id(parameter) not in skipped
+        and not name.endswith(".bias")
+        # A latent weight answers to the name of the weight that it stands for.
+        and name.replace(".parametrizations.weight.original", ".weight") not in kept
+    ]
+
+
+def create_timm_optimizer(
+    args: TernaryTrainingArguments, model: nn.Module, decayed: Iterable[str]
+) -> Optimizer:
+    """The optimizer `args.optimizer` of timm, for the trainable parameters of `model`.
+
+    Args:
+        args: Gives the name, the rate, the decay and the momentum. Betas and epsilon are passed
+            on where they differ from the defaults of transformers; otherwise they are timm's.
+        model: Its parameters with ``requires_grad`` are optimized.
+        decayed: Names of those that weight decay reaches; see `decay_names`.
+
+    Raises:
+        ValueError: timm refuses the combination.
+    """
+    name = str(args.optimizer).lower().removeprefix("lookahead_")
+    options: dict[str, Any] = {}
+    if args.momentum is not None:
+        options["momentum"] = args.momentum
+    if takes(name, "nesterov") and (args.nesterov or name == "sgd"):
+        # timm's "sgd" is Nesterov's unless told otherwise.
+        options["nesterov"] = args.nesterov
+    if (args.adam_beta1, args.adam_beta2) != (0.9, 0.999):
+        options["betas"] = (args.adam_beta1, args.adam_beta2)
+    if args.adam_epsilon != 1e-8:
+        options["eps"] = args.adam_epsilon
+    names = set(decayed)
+    groups: list[dict[str, Any]] = [
+        {"params": [], "weight_decay": args.weight_decay},
+        {"params": [], "weight_decay": 0.0},
+    ]
+    for parameter_name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups[parameter_name not in names]["params"].append(parameter)
+    groups = [group for group in groups if group["params"]]
+    optimizer: Optimizer = timm.optim.create_optimizer_v2(
+        groups, opt=args.optimizer, lr=args.learning_rate, **options
+    )
+    return optimizer
+
+
+def create_threshold_optimizer(
+    args: TernaryTrainingArguments, parameters: Sequence[nn.Parameter]
+) -> Optimizer:
+    """The alternate update's optimizer of thresholds and scales: no momentum, no weight decay.
+
+    He & Fan (2019) use plain SGD; ``"adam"`` is their ablation.
+    """
+    rate = threshold_rate(args)
+    if args.threshold_optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=rate, weight_decay=0.0)
+    return torch.optim.SGD(parameters, lr=rate, momentum=0.0, weight_decay=0.0)
+
+
+def threshold_rate(args: TernaryTrainingArguments) -> float:
+    """The initial learning rate of thresholds and scales."""
+    rate = args.threshold_learning_rate
+    return args.learning_rate if rate is None else rate
+
+
+def multi_step_schedule(
+    optimizer: Optimizer, milestones: Iterable[int], gamma: float, warmup_steps: int = 0
+) -> LambdaLR:
+    """Every group's rate times `gamma` at each milestone, after a linear warmup from 0.
+
+    Args:
+        optimizer: Its groups keep their own initial rates.
+        milestones: Optimizer steps, increasing: the first steps taken at the lower rate.
+        gamma: The factor.
+        warmup_steps: Optimizer steps until the full rate is reached.
+    """
+    steps = sorted(milestones)
+
+    def factor(step: int) -> float:
+        warmup = min(1.0, step / warmup_steps) if warmup_steps else 1.0
+        return warmup * gamma ** bisect_right(steps, step)
+
+    return LambdaLR(optimizer, factor)

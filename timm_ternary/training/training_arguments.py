@@ -1,0 +1,209 @@
+"""TernaryTrainingArguments: the Trainer's arguments, and those of ternary training."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import timm.optim
+from transformers import TrainingArguments
+
+from ..errors import unknown
+
+__all__ = ["THRESHOLD_OPTIMIZERS", "UPDATES", "TernaryTrainingArguments"]
+
+UPDATES = ("alternate", "joint")
+THRESHOLD_OPTIMIZERS = ("sgd", "adam")
+
+
+@dataclass
+class TernaryTrainingArguments(TrainingArguments):
+    """``transformers.TrainingArguments`` with defaults for images, and the fields below.
+
+    Every field is a key of a recipe and an option of the command line. Learning rates are per
+    optimizer step; milestones count epochs; `threshold_every` counts optimizer steps.
+
+    Raises:
+        ValueError: A value is not allowed, or two fields contradict each other.
+    """
+
+    # Thresholds and scales
+    update: str | None = field(
+        default=None,
+        metadata={
+            "help": "How thresholds are updated: 'alternate' (two passes a batch, thresholds first; "
+            "He & Fan 2019, Algorithm 1), 'joint' (one pass for both), or unset: as the method does."
+        },
+    )
+    threshold_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Learning rate of thresholds and scales (unset: that of the weights). It "
+            "follows the weights' schedule."
+        },
+    )
+    threshold_optimizer: str = field(
+        default="sgd",
+        metadata={
+            "help": "Optimizer of the alternate update: 'sgd' (without momentum or weight decay; He & "
+            "Fan 2019) or 'adam' (their ablation). The joint update uses the weights' optimizer."
+        },
+    )
+    threshold_every: int = field(
+        default=1,
+        metadata={"help": "Alternate update: update the thresholds at every k-th optimizer step."},
+    )
+    # The weights' optimizer
+    optimizer: str | None = field(
+        default=None,
+        metadata={
+            "help": "An optimizer of timm by name, e.g. sgd, adamw, lamb (unset: transformers' --optim)."
+        },
+    )
+    momentum: float | None = field(
+        default=None,
+        metadata={"help": "Momentum of --optimizer (unset: timm's default, 0.9 for sgd)."},
+    )
+    nesterov: bool = field(
+        default=False, metadata={"help": "Nesterov's momentum, for --optimizer sgd."}
+    )
+    # The schedule
+    lr_milestones: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Epochs at which the learning rates are multiplied by lr_gamma, e.g. 80 120, "
+            "after warmup_steps of linear warmup (unset: the schedule of lr_scheduler_type)."
+        },
+    )
+    lr_gamma: float = field(default=0.1, metadata={"help": "The factor at each of lr_milestones."})
+    # Other defaults than transformers': its own fit text
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Drop data set columns that the model does not accept."}
+    )
+    label_names: list[str] | None = field(
+        default_factory=lambda: ["labels"], metadata={"help": "Keys of a batch that hold labels."}
+    )
+    report_to: None | str | list[str] = field(
+        default="none",
+        metadata={"help": "Where logs go beside the console, e.g. tensorboard, wandb."},
+    )
+
+    def __post_init__(self) -> None:
+        """Check the fields above, then as ``transformers.TrainingArguments`` does.
+
+        Raises:
+            ValueError: See the class.
+        """
+        self._check_thresholds()
+        self._check_optimizer()
+        self._check_schedule()
+        super().__post_init__()
+
+    def _check_thresholds(self) -> None:
+        if self.update is not None and self.update not in UPDATES:
+            raise ValueError(unknown("update", self.update, UPDATES))
+        if self.threshold_optimizer not in THRESHOLD_OPTIMIZERS:
+            raise ValueError(
+                unknown("threshold_optimizer", self.threshold_optimizer, THRESHOLD_OPTIMIZERS)
+            )
+        self._check_numbers("learning_rate", "threshold_learning_rate", "weight_decay")
+        if not _is_whole(self.threshold_every) or self.threshold_every < 1:
+            raise ValueError(
+                f"threshold_every must be a whole number of steps >= 1, got {self.threshold_every!r}"
+            )
+        if self.update == "joint":
+            self.check_joint()
+
+    def check_joint(self) -> None:
+        """Refuse what only the alternate update can do.
+
+        Raises:
+            ValueError: `threshold_optimizer` or `threshold_every` is set.
+        """
+        for name in ("threshold_optimizer", "threshold_every"):
+            value, default = getattr(self, name), _default(type(self), name)
+            if value != default:
+                raise ValueError(
+                    f"{name}={value!r} is for update='alternate', but this run updates jointly: type "
+                    f"--update alternate, or leave {name} at {default!r}"
+                )
+
+    def _check_optimizer(self) -> None:
+        if self.optimizer is None:
+            for name in ("momentum", "nesterov"):
+                if getattr(self, name) not in (None, False):
+                    raise ValueError(
+                        f"{name} is for timm's optimizers: type --optimizer sgd, or leave {name} out"
+                    )
+            return
+        # timm accepts the prefix on any of them.
+        name = str(self.optimizer).lower().removeprefix("lookahead_")
+        allowed = [n for n in timm.optim.list_optimizers() if not _second_order(n)]
+        if name not in allowed:
+            raise ValueError(unknown("optimizer of timm", self.optimizer, allowed))
+        if self.optim != _default(TrainingArguments, "optim"):
+            raise ValueError(
+                f"got optimizer={self.optimizer!r} (timm) and optim={str(self.optim)!r} "
+                f"(transformers): give one of them"
+            )
+        self._check_numbers("momentum")
+        if self.momentum is not None and not timm.optim.get_optimizer_info(name).has_momentum:
+            raise ValueError(f"optimizer {name!r} takes no momentum: leave momentum out")
+        if self.nesterov and not takes(name, "nesterov"):
+            raise ValueError(f"optimizer {name!r} takes no nesterov: type --optimizer sgd")
+        if self.nesterov and not self.momentum:
+            raise ValueError(
+                f"nesterov needs a momentum, got {self.momentum!r}: type --momentum 0.9"
+            )
+
+    def _check_schedule(self) -> None:
+        self._check_numbers("lr_gamma")
+        if self.lr_milestones is None:
+            return
+        if isinstance(self.lr_milestones, (int, float)):
+            self.lr_milestones = [self.lr_milestones]
+        milestones = list(self.lr_milestones)
+        rising = all(a < b for a, b in zip([0, *milestones], milestones, strict=False))
+        if not milestones or not rising:
+            raise ValueError(
+                f"lr_milestones must be increasing epochs > 0, e.g. 80 120; got {milestones}"
+            )
+        default = _default(TrainingArguments, "lr_scheduler_type")
+        if self.lr_scheduler_type != default:
+            raise ValueError(
+                f"lr_milestones is a schedule of its own: leave lr_scheduler_type out (got "
+                f"{getattr(self.lr_scheduler_type, 'value', self.lr_scheduler_type)!r}), or lr_milestones"
+            )
+
+    def _check_numbers(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is None and _default(type(self), name) is None:
+                continue
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not 0 <= value < math.inf:
+                hint = " (YAML reads 1e-4 as text: write 1.0e-4)" if isinstance(value, str) else ""
+                raise ValueError(f"{name} must be a finite number >= 0, got {value!r}{hint}")
+
+
+def takes(optimizer: str, option: str) -> bool:
+    """Whether timm's `optimizer` accepts the keyword argument `option`."""
+    cls = timm.optim.get_optimizer_class(optimizer, bind_defaults=False)
+    return option in inspect.signature(cls).parameters
+
+
+def _second_order(optimizer: str) -> bool:
+    """These need a graph of the gradients, which the Trainer does not build."""
+    return bool(timm.optim.get_optimizer_info(optimizer).second_order)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _default(cls: type, name: str) -> Any:
+    entries: Iterable[Any] = fields(cls)
+    return next(entry.default for entry in entries if entry.name == name)
