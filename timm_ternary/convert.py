@@ -56,9 +56,7 @@ def config_of(model: nn.Module) -> TernaryConfig | None:
     return None
 
 
-def ternarize_(
-    model: _M, config: TernaryConfig | Mapping[str, Any] | str | None = None
-) -> _M:
+def ternarize_(model: _M, config: TernaryConfig | Mapping[str, Any] | str | None = None) -> _M:
     """Make a float model ternary and trainable, in place.
 
     Every selected layer's `weight` becomes the quantized value of a latent weight (the former

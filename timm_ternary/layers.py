@@ -90,7 +90,9 @@ def _packed_class(cls: type[nn.Module]) -> type[nn.Module]:
     return _packed_classes[cls]
 
 
-def make_trainable(layer: nn.Module, config: TernaryConfig, code: TernaryCode | None = None) -> None:
+def make_trainable(
+    layer: nn.Module, config: TernaryConfig, code: TernaryCode | None = None
+) -> None:
     """Put a plain `layer` under the quantizer that `config` asks for, in place.
 
     Args:
@@ -122,9 +124,7 @@ def make_packed(layer: nn.Module, config: TernaryConfig, code: TernaryCode | Non
     if weight.is_meta:
         size = bases * packing.packed_size(weight.numel())
         packed = weight.new_empty(size, dtype=torch.uint8)
-        scale = weight.new_empty(
-            bases, quantizer.scale_rows, quantizer.groups, dtype=torch.float32
-        )
+        scale = weight.new_empty(bases, quantizer.scale_rows, quantizer.groups, dtype=torch.float32)
     else:
         code = quantizer.encode(weight) if code is None else code.to(weight.device)
         packed = packing.pack_2bit(code.codes.flatten(1)).flatten()
@@ -222,7 +222,11 @@ def _adapt(layer: nn.Module, state: MutableMapping[str, Any], prefix: str, *_: A
     keys = prefix + "weight_packed", prefix + "weight_scale"
     trainable = quantizer_of(layer)
     if keys[0] in state and keys[1] in state:
-        shape = layer.weight_shape if trainable is None else layer.parametrizations.weight.original.shape  # type: ignore[union-attr]  # noqa: E501
+        shape = (
+            layer.weight_shape
+            if trainable is None
+            else layer.parametrizations.weight.original.shape
+        )  # type: ignore[union-attr]  # noqa: E501
         try:
             code = code_from_tensors(state[keys[0]], state[keys[1]], shape)  # type: ignore[arg-type]
         except ValueError as error:
@@ -248,9 +252,7 @@ def _add_quantizer(state: MutableMapping[str, Any], prefix: str, quantizer: Quan
         state[f"{prefix}parametrizations.weight.0.{key}"] = value.clone()
 
 
-def _encode_into(
-    layer: nn.Module, state: MutableMapping[str, Any], prefix: str, key: str
-) -> None:
+def _encode_into(layer: nn.Module, state: MutableMapping[str, Any], prefix: str, key: str) -> None:
     """Replace the float or trained weight in `state` by its code under the layer's method."""
     weight = state.pop(key)
     quantizer = quantizers.create(layer.ternary_config, weight)  # type: ignore[arg-type]

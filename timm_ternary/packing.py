@@ -101,7 +101,9 @@ def decode(data: Tensor, encoding: str, bases: int, count: int) -> Tensor:
     """
     check_encoding(encoding)
     if data.dtype != torch.uint8 or data.ndim != 1:
-        raise ValueError(f"packed codes must be uint8 and 1-D, got {data.dtype} {tuple(data.shape)}")
+        raise ValueError(
+            f"packed codes must be uint8 and 1-D, got {data.dtype} {tuple(data.shape)}"
+        )
     if encoding == "zstd":
         data, encoding = _decompress(data, bases * packed_size(count)), "2bit"
     size = packed_size(count, encoding)

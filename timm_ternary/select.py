@@ -20,9 +20,7 @@ HOSTS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 def is_depthwise(layer: nn.Module) -> bool:
     """Whether `layer` is a convolution with one input channel a group."""
-    return (
-        isinstance(layer, HOSTS[:3]) and layer.groups > 1 and layer.groups == layer.in_channels
-    )
+    return isinstance(layer, HOSTS[:3]) and layer.groups > 1 and layer.groups == layer.in_channels
 
 
 def select_layers(model: nn.Module, config: TernaryConfig) -> dict[str, nn.Module]:

@@ -1,0 +1,222 @@
+"""Every ``<name>_tern``: timm's own entry point, then made ternary."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import register_model
+from timm.models._builder import resolve_pretrained_cfg
+from timm.models._hub import hf_split
+from timm.models._pretrained import DefaultCfg
+from timm.models._registry import get_arch_pretrained_cfgs, split_model_name_tag
+from torch import Tensor, nn
+
+from .. import packing
+from ..checkpoint import WEIGHTS_NAME, StoredWeights, is_packed_file, read_weights
+from ..code import TernaryCode
+from ..config import TernaryConfig
+from ..convert import install_, pack_, quantizers_of
+from ..errors import unknown
+from ..quantizers import check
+
+__all__ = ["SUFFIX", "register_all", "register_ternary"]
+
+SUFFIX = "_tern"
+
+_logger = logging.getLogger(__name__)
+# timm's register_model looks here for the pretrained configurations of this module's models.
+default_cfgs: dict[str, DefaultCfg] = {}
+_SOURCE_KEYS = ("url", "file", "hf_hub_id", "hf_hub_filename", "source", "state_dict")
+
+
+def register_all() -> None:
+    """Register ``<name>_tern`` for every name that timm lists and that has none yet."""
+    for base in timm.list_models(exclude_filters=f"*{SUFFIX}"):
+        if not timm.is_model(base + SUFFIX):
+            register_ternary(base)
+
+
+def register_ternary(base: str) -> str:
+    """Register ``<base>_tern``, with all pretrained tags of `base`; for models of your own.
+
+    Args:
+        base: Name of a float model that is registered with timm.
+
+    Returns:
+        The new name.
+
+    Raises:
+        ValueError: timm knows no model `base` (names the nearest), or the new name is taken.
+    """
+    if not timm.is_model(base):
+        raise ValueError(unknown("model", base, timm.list_models()))
+    name = base + SUFFIX
+    if timm.is_model(name):
+        raise ValueError(f"model {name!r} is registered already")
+    # Not the raw default_cfgs of the base's module: their hf_hub_id 'timm/' would be completed
+    # with the new name, and no such repository exists.
+    configs = get_arch_pretrained_cfgs(base)
+    if configs:
+        by_tag = {split_model_name_tag(key)[1]: config for key, config in configs.items()}
+        has_weights = any(config.has_weights for config in by_tag.values())
+        default_cfgs[name] = DefaultCfg(deque(by_tag), by_tag, is_pretrained=bool(has_weights))
+    register_model(_entry_point(base, name))
+    return name
+
+
+def _entry_point(base: str, name: str) -> Callable[..., nn.Module]:
+    create_base = timm.model_entrypoint(base)
+
+    def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        return _create(create_base, base, name, pretrained, **kwargs)
+
+    create.__name__ = create.__qualname__ = name
+    create.__doc__ = (
+        f"Ternary {base}: `ternary` names the method, `packed` asks for packed weights."
+    )
+    # register_model files the name under this module and looks for default_cfgs in it.
+    create.__module__ = __name__
+    return create
+
+
+def _create(
+    create_base: Callable[..., nn.Module],
+    base: str,
+    name: str,
+    pretrained: bool,
+    *,
+    ternary: TernaryConfig | Mapping[str, Any] | str | None = None,
+    packed: bool | str = False,
+    pretrained_cfg: Any = None,
+    pretrained_cfg_overlay: dict[str, Any] | None = None,
+    cache_dir: str | Path | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    if isinstance(packed, str):
+        packing.check_encoding(packed)
+    cfg = resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay).to_dict()
+    stored = _read_stored(cfg, cache_dir) if pretrained else None
+    if stored is not None and stored.config is not None:
+        _check_agreement(cfg, stored, kwargs.get("pretrained_model_args", {}))
+        ternary = stored.config if ternary is None else ternary
+    config = TernaryConfig.of(ternary)
+    check(config)  # before minutes of download and construction
+
+    base_cfg = dict(cfg, architecture=base)
+    if stored is not None:
+        base_cfg = {k: v for k, v in base_cfg.items() if k not in _SOURCE_KEYS}
+        base_cfg.update(state_dict=stored.dense, custom_load=False)
+    elif pretrained:
+        _logger.info("%s starts from the float checkpoint of %s", name, base)
+    model = _call_base(create_base, pretrained, base_cfg, cache_dir, kwargs, cfg)
+    source = {key: cfg[key] for key in _SOURCE_KEYS if key in cfg and key != "state_dict"}
+    own = {k: v for k, v in model.pretrained_cfg.items() if k != "state_dict"}
+    model.pretrained_cfg = model.default_cfg = {**own, **source, "architecture": name}
+    return _make_ternary(model, config, bool(packed), stored)
+
+
+def _call_base(
+    create_base: Callable[..., nn.Module],
+    pretrained: bool,
+    base_cfg: dict[str, Any],
+    cache_dir: str | Path | None,
+    kwargs: dict[str, Any],
+    cfg: dict[str, Any],
+) -> nn.Module:
+    """The float model; a stored file that does not fit it is the user's error, not a crash."""
+    try:
+        return create_base(
+            pretrained=pretrained, pretrained_cfg=base_cfg, cache_dir=cache_dir, **kwargs
+        )
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error) or "state_dict" not in base_cfg:
+            raise
+        # Its first line names only the class; the next ones name the tensors.
+        lines = [line.strip() for line in str(error).splitlines()[1:]]
+        where = cfg.get("file") or cfg.get("hf_hub_id")
+        raise ValueError(
+            f"{where}: config.json disagrees with the tensors: {' '.join(lines)}"
+        ) from None
+
+
+def _read_stored(cfg: dict[str, Any], cache_dir: str | Path | None) -> StoredWeights | None:
+    """The weights of a directory, a Hub repository or a packed file; None for timm's own sources."""
+    source = cfg.get("source")
+    if source == "local-dir":
+        return read_weights(Path(cfg["file"]) / WEIGHTS_NAME)
+    if source == "hf-hub":
+        from huggingface_hub import hf_hub_download
+
+        repository, revision = hf_split(cfg["hf_hub_id"])
+        filename = cfg.get("hf_hub_filename") or WEIGHTS_NAME
+        return read_weights(
+            hf_hub_download(repository, filename, revision=revision, cache_dir=cache_dir)
+        )
+    if cfg.get("file") and is_packed_file(cfg["file"]):
+        return read_weights(cfg["file"])
+    return None
+
+
+def _check_agreement(
+    cfg: dict[str, Any], stored: StoredWeights, model_args: Mapping[str, Any]
+) -> None:
+    """config.json and the weights file must tell the same story."""
+    where = cfg.get("file") or cfg.get("hf_hub_id")
+    said = {
+        "ternary": stored.config.to_dict() if stored.config else None,
+        "packed": stored.encoding,
+    }
+    for key, value in said.items():
+        if model_args.get(key, value) != value:
+            raise ValueError(
+                f"{where}: config.json says {key}={model_args[key]!r}, "
+                f"the metadata of {WEIGHTS_NAME} {value!r}"
+            )
+    if stored.architecture != cfg["architecture"]:
+        raise ValueError(
+            f"{where}: the weights are those of {stored.architecture!r}, not of {cfg['architecture']!r}"
+        )
+
+
+def _make_ternary(
+    model: nn.Module, config: TernaryConfig, packed: bool, stored: StoredWeights | None
+) -> nn.Module:
+    if stored is None:
+        return install_(model, config, packed=packed)
+    spelled = {_spell(name): name for name in stored.codes}
+    codes: dict[str, TernaryCode] = {}
+    for name, module in model.named_modules():
+        origin = spelled.get(_spell(name))
+        if origin is None:
+            continue
+        # Layers that timm adapted to other channels or classes no longer hold the stored weight.
+        if _same(module.weight, stored.dense[f"{origin}.weight"]):  # type: ignore[arg-type]
+            codes[name] = stored.codes[origin]
+        else:
+            _logger.warning("%s was adapted on loading, and is encoded anew", name)
+    if not stored.quantizers:
+        return install_(model, config, packed=packed, codes=codes)
+    install_(model, config, packed=False)
+    for name, quantizer in quantizers_of(model).items():
+        state = stored.quantizers.get(name)
+        latent = model.get_submodule(name).parametrizations.weight.original  # type: ignore[union-attr]
+        if state is not None and _same(latent, stored.dense[f"{name}.weight"]):  # type: ignore[arg-type]
+            quantizer.load_state_dict(state)
+    return pack_(model) if packed else model
+
+
+def _same(weight: Tensor, stored: Tensor) -> bool:
+    return weight.shape == stored.shape and torch.equal(
+        weight.detach().cpu(), stored.to(weight.dtype)
+    )
+
+
+def _spell(name: str) -> str:
+    """A spelling shared by a model and its features_only wrapper, which renames ``a.b`` to ``a_b``."""
+    return name.removeprefix("model.").replace(".", "_")
