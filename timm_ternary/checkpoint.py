@@ -229,7 +229,7 @@ def _architecture(model: nn.Module) -> str:
 
 def _serialize(model: nn.Module, config: TernaryConfig, encoding: str, architecture: str) -> bytes:
     """The bytes of model.safetensors."""
-    layers = ternary_layers(model)
+    layers = ternary_layers(model, every_name=True)
     own = tuple(f"{name}.{part}" for name in layers for part in ("parametrizations.", "weight_"))
     tensors = {
         # A clone each: safetensors refuses tensors that share memory, and tied ones do.
@@ -257,7 +257,20 @@ def _serialize(model: nn.Module, config: TernaryConfig, encoding: str, architect
         }
     )
     metadata = {"format": "pt", _KEY: header, _DIGEST_KEY: _digest(header.encode())}
-    return bytes(safetensors.torch.save(tensors, metadata))
+    return _in_order(safetensors.torch.save(tensors, metadata))
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same file with its metadata sorted: safetensors writes them in a random order.
+
+    So that equal models make equal files. The header keeps its size: no tensor moves.
+    """
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    assert len(text) <= size
+    return data[:8] + text.ljust(size) + data[8 + size :]
 
 
 def _write_config(
@@ -281,14 +294,15 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if pickles and path.parent.is_dir():
             raise ValueError(f"{pickles[0]}: pickle files are not read; save it as {WEIGHTS_NAME}")
         raise ValueError(f"{path}: no such file")
-    with path.open("rb") as file:
-        start = file.read(4)
-    if start[:2] == b"PK" or start[:1] == b"\x80":
-        raise ValueError(f"{path}: a pickle file; only safetensors files are read")
     try:
         with safe_open(str(path), framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except (SafetensorError, UnicodeDecodeError) as error:
+        # Asked only now: a safetensors file may begin with the same bytes, its header's length.
+        with path.open("rb") as raw:
+            start = raw.read(2)
+        if start == b"PK" or start[:1] == b"\x80":
+            raise ValueError(f"{path}: a pickle file; only safetensors files are read") from None
         raise ValueError(f"{path}: not a whole safetensors file ({error})") from None
 
 

@@ -29,11 +29,16 @@ __all__ = [
 _M = TypeVar("_M", bound=nn.Module)
 
 
-def ternary_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """All ternary layers of `model` by module name, trainable and packed ones alike."""
+def ternary_layers(model: nn.Module, *, every_name: bool = False) -> dict[str, nn.Module]:
+    """All ternary layers of `model` by module name, trainable and packed ones alike.
+
+    Args:
+        every_name: Name a layer that the model holds in several places (CoaT) in each of them, as
+            its state dict does, instead of only in the first.
+    """
     return {
         name: module
-        for name, module in model.named_modules()
+        for name, module in model.named_modules(remove_duplicate=not every_name)
         if isinstance(module, PackedWeight) or quantizer_of(module) is not None
     }
 

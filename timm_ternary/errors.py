@@ -21,8 +21,7 @@ def unknown(kind: str, name: object, allowed: Iterable[str], *, limit: int = 20)
     names = sorted(map(str, allowed))
     guess = nearest(str(name), names)
     line = f"unknown {kind} {name!r}"
-    if guess is not None:
-        line += f"; did you mean {guess!r}?"
+    line += "." if guess is None else f"; did you mean {guess!r}?"
     if len(names) <= limit:
         line += f" Allowed: {', '.join(names) or 'none'}."
     return line

@@ -69,9 +69,14 @@ def encode(codes: Tensor, encoding: str) -> Tensor:
         uint8, 1-D, on the CPU for ``zstd``, else on the device of `codes`.
 
     Raises:
-        ValueError: A code is out of range, the encoding is unknown, or Zstandard is missing.
+        ValueError: A code is out of range, the dtype or the number of dimensions is another, the
+            encoding is unknown, or Zstandard is missing.
     """
     check_encoding(encoding)
+    if codes.dtype != torch.int8 or codes.ndim != 2:
+        raise ValueError(
+            f"codes must be int8 of shape (bases, n), got {codes.dtype} {tuple(codes.shape)}"
+        )
     if codes.numel() and not (-1 <= codes.min() and codes.max() <= 1):
         raise ValueError(
             f"codes must be -1, 0 or +1, got values from {codes.min():d} to {codes.max():d}"
@@ -262,9 +267,10 @@ class _Zstd:
             whole = worker.eof
         else:
             worker = self.module.ZstdDecompressor().decompressobj()
-            # A frame states its content size; ours always do.
-            if self.module.frame_content_size(data) > size:
-                raise self.error(f"more than the {size} bytes expected")
+            # Ours always state their content size; one that does not could fill the memory.
+            stated = self.module.frame_content_size(data)
+            if stated < 0 or stated > size:
+                raise self.error(f"more than the {size} bytes expected, or no size stated")
             plain = worker.decompress(data)
             whole = worker.eof
         if not whole or worker.unused_data:

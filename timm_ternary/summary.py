@@ -103,7 +103,7 @@ def summarize(model: nn.Module) -> ModelSummary:
     if not layers:
         raise ValueError("the model is not ternary; type: timm_ternary.ternarize_(model)")
     rows = tuple(_summarize_layer(name, layer) for name, layer in layers.items())
-    own = tuple(f"{name}.{part}" for name in layers for part in ("parametrizations.", "weight_"))
+    own = tuple(f"{name}.{part}" for name in ternary_layers(model, every_name=True) for part in ("parametrizations.", "weight_"))
     rest = [t for n, t in model.state_dict().items() if not n.startswith(own)]
     rest_bytes = sum(t.numel() * t.element_size() for t in rest)
     weights = sum(row.weights for row in rows)

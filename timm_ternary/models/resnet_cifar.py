@@ -133,7 +133,10 @@ class ResNetCifar(nn.Module):
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
         """Patterns of the parameters' groups, for layer-wise learning rates."""
-        return {"stem": r"^(conv1|bn1)", "blocks": r"^layer(\d+)" + ("" if coarse else r"\.(\d+)")}
+        return {
+            "stem": r"^(?:conv1|bn1)",
+            "blocks": r"^layer(\d+)" + ("" if coarse else r"\.(\d+)"),
+        }
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from .. import packing
 from ..checkpoint import WEIGHTS_NAME, StoredWeights, is_packed_file, read_weights
-from ..code import TernaryCode
 from ..config import TernaryConfig
 from ..convert import install_, pack_, quantizers_of
 from ..errors import unknown
@@ -141,7 +140,7 @@ def _call_base(
         lines = [line.strip() for line in str(error).splitlines()[1:]]
         where = cfg.get("file") or cfg.get("hf_hub_id")
         raise ValueError(
-            f"{where}: config.json disagrees with the tensors: {' '.join(lines)}"
+            f"{where}: config.json disagrees with the tensors: {' '.join(lines)[:400]}"
         ) from None
 
 
@@ -189,25 +188,24 @@ def _make_ternary(
 ) -> nn.Module:
     if stored is None:
         return install_(model, config, packed=packed)
-    spelled = {_spell(name): name for name in stored.codes}
-    codes: dict[str, TernaryCode] = {}
+    origins = {_spell(name): name for name in stored.codes.keys() | stored.quantizers.keys()}
+    kept: dict[str, str] = {}  # names of layers that hold what is stored, and their names there
     for name, module in model.named_modules():
-        origin = spelled.get(_spell(name))
-        if origin is None:
-            continue
+        origin = name if name in stored.codes else origins.get(_spell(name))
+        if origin is None or not isinstance(weight := getattr(module, "weight", None), Tensor):
+            continue  # also an nn.Identity in the place of the classifier
         # Layers that timm adapted to other channels or classes no longer hold the stored weight.
-        if _same(module.weight, stored.dense[f"{origin}.weight"]):  # type: ignore[arg-type]
-            codes[name] = stored.codes[origin]
+        if _same(weight, stored.dense[f"{origin}.weight"]):
+            kept[name] = origin
         else:
             _logger.warning("%s was adapted on loading, and is encoded anew", name)
     if not stored.quantizers:
+        codes = {name: stored.codes[origin] for name, origin in kept.items()}
         return install_(model, config, packed=packed, codes=codes)
     install_(model, config, packed=False)
     for name, quantizer in quantizers_of(model).items():
-        state = stored.quantizers.get(name)
-        latent = model.get_submodule(name).parametrizations.weight.original  # type: ignore[union-attr]
-        if state is not None and _same(latent, stored.dense[f"{name}.weight"]):  # type: ignore[arg-type]
-            quantizer.load_state_dict(state)
+        if name in kept:
+            quantizer.load_state_dict(stored.quantizers[kept[name]])
     return pack_(model) if packed else model
 
 

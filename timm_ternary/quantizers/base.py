@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
@@ -20,6 +19,7 @@ __all__ = [
     "create",
     "get",
     "names",
+    "option_defaults",
     "register",
     "row_sum",
     "scale_codes",
@@ -184,7 +184,7 @@ class Quantizer(nn.Module):
 
     def extra_repr(self) -> str:
         """The name, the granularity and the options, for ``print(model)``."""
-        options = {name: getattr(self, name) for name in option_names(type(self))}
+        options = {name: getattr(self, name) for name in option_defaults(type(self))}
         shown = [f"{key}={value!r}" for key, value in options.items()]
         return ", ".join([self.name, f"granularity={self.granularity!r}", *shown])
 
@@ -221,10 +221,14 @@ def get(name: str) -> type[Quantizer]:
     return _methods[name]
 
 
-def option_names(cls: type[Quantizer]) -> Iterable[str]:
-    """Names of the options of a method: the keyword arguments of its class but for granularity."""
+def option_defaults(cls: type[Quantizer]) -> dict[str, Any]:
+    """Options of a method and their defaults: its keyword arguments, but for granularity."""
     parameters = inspect.signature(cls.__init__).parameters
-    return [name for name in parameters if name not in ("self", "weight", "granularity")]
+    return {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if name not in ("self", "weight", "granularity")
+    }
 
 
 def create(config: TernaryConfig, weight: Tensor) -> Quantizer:
@@ -234,7 +238,7 @@ def create(config: TernaryConfig, weight: Tensor) -> Quantizer:
         ValueError: Unknown method or option (names the nearest), or an option's value is not allowed.
     """
     cls = get(config.method)
-    allowed = option_names(cls)
+    allowed = option_defaults(cls)
     for key in config.options:
         if key not in allowed:
             raise ValueError(unknown(f"option of method {config.method!r}", key, allowed))

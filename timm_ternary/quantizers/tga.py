@@ -141,9 +141,35 @@ class TGA(Quantizer):
             return super().restore(code)
         codes = self.rows(code.codes[0].to(code.pos.dtype))
         target = code.pos[0].expand(self.groups).view(-1, 1)
+        levels, size, threshold, flat = self._levels(codes, target)
+        # Around an offset where S <= 0: no threshold gives that around 0.
+        unit = self._scale(threshold, *self._moments(levels)[:2])[0].to(codes.dtype)
+        offset = (target - size * unit).masked_fill(target > 0, 0)
+        size = torch.where(target > 0, target / unit, size)
+        rows = torch.where(flat, codes * target, offset + size * levels)
+
+        mean, std, _ = self._moments(rows)
+        start = (size * threshold).masked_fill(flat, 0).to(mean.dtype)
+        for _ in range(2):  # Newton's method: S is smooth, and start is close.
+            ratio = inverse_mills(start / std)
+            start = start + (target - mean - std * ratio) / (ratio * (ratio - start / std))
+        start = start.clamp(min=0).masked_fill(flat, 0)
+        # S grows by less than a unit in the last place when the threshold does: one fits.
+        units = torch.arange(-16, 17, device=rows.device) * torch.finfo(rows.dtype).eps / 2
+        candidates = (start * (1 + units.to(start.dtype))).to(rows.dtype)
+        scales = self._scale(candidates, mean, std)[0].to(rows.dtype)
+        best = (scales - target).abs().argmin(1, keepdim=True)
+        self.threshold.copy_(candidates.gather(1, best).view(-1))
+        return rows.view(code.shape)
+
+    @staticmethod
+    def _levels(codes: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Levels with mean 0, their unit, a threshold in that unit, and which groups are flat."""
         n_plus, n_minus = ((codes == sign).sum(1, keepdim=True).to(codes) for sign in (1, -1))
         n_zero = codes.shape[1] - n_plus - n_minus
+        none = (n_zero == codes.shape[1]) & (target != 0)
         flat = torch.stack([n_plus, n_minus, n_zero]).amax(0) == codes.shape[1]
+        flat = flat & ~(none & (codes.shape[1] > 1))
 
         both = (n_plus > 0) & (n_minus > 0)
         plus = torch.where(both, n_minus / n_plus.clamp(min=1), 1).clamp(min=1)
@@ -151,20 +177,12 @@ class TGA(Quantizer):
         middle = (n_minus * minus - n_plus * plus) / n_zero.clamp(min=1)
         levels = torch.where(codes > 0, plus, torch.where(codes < 0, -minus, middle))
         std = (row_sum(levels.square()) / max(codes.shape[1] - 1, 1)).sqrt().to(codes.dtype)
-        std = std.masked_fill(flat, 1)
         # Between the zeros and the rest, and clear of the clip at 3 sigma.
         threshold = torch.minimum((middle.abs() + 1) / 2, torch.maximum(2.5 * std, middle.abs()))
-        unit = std * inverse_mills((threshold / std).clamp(max=3))
-        size = torch.where(target > 0, target / unit, target.abs().clamp(min=1e-3))
-        offset = (target - size * unit).masked_fill(target > 0, 0)
-        rows = torch.where(flat, codes * target, offset + size * levels)
-
-        mean, std, _ = self._moments(rows)
-        start = (size * threshold).masked_fill(flat, 0)
-        # S grows by less than a unit in the last place when the threshold does: one fits.
-        units = torch.arange(-128, 129, device=rows.device) * torch.finfo(rows.dtype).eps
-        candidates = start * (1 + units.to(rows.dtype))
-        scales = self._scale(candidates, mean, std)[0].to(rows.dtype)
-        best = (scales - target).abs().argmin(1, keepdim=True)
-        self.threshold.copy_(candidates.gather(1, best).view(-1))
-        return rows.view(code.shape)
+        # Nothing beyond the threshold: a spread of +-0.5 around mu, and a threshold of 0.75.
+        spread = torch.full_like(codes[:1], 0.5)
+        spread[:, 1::2] = -0.5
+        spread[:, codes.shape[1] // 2 * 2 :] = 0
+        levels, threshold = torch.where(none, spread, levels), torch.where(none, 0.75, threshold)
+        size = torch.where(target == 0, 1.0, target.abs())
+        return levels, size, threshold, flat

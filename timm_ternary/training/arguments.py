@@ -140,7 +140,7 @@ class DataArguments:
         default=None,
         metadata={
             "help": "Mean of each channel, pixels in [0, 1]. Default: that of the starting "
-            "weights, else measured on the training images when they are in memory, else ImageNet's."
+            "weights, else measured on the training images in memory, else the model's."
         },
     )
     std: list[float] | None = field(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Image, Value, load_dataset
+import pyarrow.parquet
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, load_dataset
 from datasets.exceptions import DatasetsError
 from numpy.typing import NDArray
 from PIL.Image import Image as PILImage
@@ -89,7 +89,8 @@ def open_source(args: DataArguments) -> Source:
     if missing:
         names = ", ".join(repr(source.label_names[label]) for label in missing[:5])
         raise ValueError(
-            f"split {source.eval.name!r} has classes that split {source.train.name!r} lacks: {names}"
+            f"split {source.eval.name!r} has classes that split {source.train.name!r} lacks: "
+            f"{names}"
         )
     return source
 
@@ -125,27 +126,23 @@ def _tables(args: DataArguments) -> Source:
     label = _label_column(args, splits[train_name], image)
     train = _split(train_name, splits[train_name], image, label)
     evaluation = _split(eval_name, splits[eval_name], image, label)
-    features = [splits[name].features[label] for name in (train_name, eval_name)]
-    names = [f.names for f in features if isinstance(f, ClassLabel)]
-    if len(names) == 2 and names[0] != names[1]:
-        differing = sorted(set(names[0]) ^ set(names[1])) or names[1]
-        raise ValueError(
-            f"splits {train_name!r} and {eval_name!r} have different classes, e.g. {differing[0]!r}"
-        )
-    if not names:
+    _check_files(args, label)
+    feature = splits[train_name].features[label]
+    if isinstance(feature, ClassLabel):
+        names = tuple(feature.names)
+    else:
         highest = int(max(train.labels.max(), evaluation.labels.max()))
-        names = [[str(number) for number in range(highest + 1)]]
+        names = tuple(str(number) for number in range(highest + 1))
     for part in (train, evaluation):
-        _check_range(part, len(names[0]))
-    return Source(train, evaluation, tuple(names[0]))
+        _check_range(part, len(names))
+    return Source(train, evaluation, names)
 
 
 def _load(args: DataArguments) -> DatasetDict:
     dataset = args.dataset
     try:
         if isinstance(dataset, Mapping):
-            files = {name: str(Path(path).expanduser()) for name, path in dataset.items()}
-            return load_dataset("parquet", data_files=files)
+            return load_dataset("parquet", data_files=dict(dataset))
         path = Path(str(dataset)).expanduser()
         if path.is_file():
             if path.suffix != ".parquet":
@@ -160,7 +157,8 @@ def _load(args: DataArguments) -> DatasetDict:
             if isinstance(dataset, Mapping) or Path(str(dataset)).exists()
             else ("; give a path that exists, a Hub name you can reach, or digits")
         )
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).replace("Instruction", "split")
+        reason = reason.replace("corresponds to no data!", "is empty")
         raise ValueError(f"cannot read {_title(args)}: {reason}{hint}") from error
 
 
@@ -203,9 +201,10 @@ def _column(
         return asked
     if len(found) != 1:
         state = f"could be {' or '.join(found)}" if found else "was not found"
+        folders = "; an image folder has a subdirectory for each of at least 2 classes"
         raise ValueError(
-            f"{_title(args)}: the {field.replace('_', ' ')} {state}; name it with {field}. "
-            f"Columns: {', '.join(columns)}."
+            f"{_title(args)}: the {field.replace('_', ' ')} {state}; name it with {field}"
+            f"{folders if columns == ['image'] else ''}. Columns: {', '.join(columns)}."
         )
     return found[0]
 
@@ -256,6 +255,27 @@ def _labels(name: str, dataset: Dataset, column: str) -> NDArray[np.int64]:
     if values.null_count:
         raise ValueError(f"column {column!r} of split {name!r} lacks {values.null_count} labels")
     return values.to_numpy().astype(np.int64)
+
+
+def _check_files(args: DataArguments, label: str) -> None:
+    """Local parquet files must name the same classes: `datasets` applies one's names to all."""
+    dataset = args.dataset
+    if isinstance(dataset, Mapping):
+        files = [value for value in dataset.values() if isinstance(value, str)]
+    else:
+        files = [str(file) for file in sorted(Path(str(dataset)).expanduser().rglob("*.parquet"))]
+    found: dict[str, list[str]] = {}
+    for file in files:
+        if not Path(file).is_file():
+            continue  # a pattern or an address
+        features = Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
+        if isinstance(features.get(label), ClassLabel):
+            found[file] = features[label].names
+    for file, names in found.items():
+        first = next(iter(found))
+        if names != found[first]:
+            differing = sorted(set(names) ^ set(found[first])) or names
+            raise ValueError(f"{first} and {file} have different classes, e.g. {differing[0]!r}")
 
 
 def _check_range(split: Split, num_classes: int) -> None:

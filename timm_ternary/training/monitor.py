@@ -30,7 +30,7 @@ class Accuracy:
 
     @torch.no_grad()
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Count a batch: logits ``(n, classes)``, labels ``(n,)`` or probabilities ``(n, classes)``."""
+        """Count a batch: logits ``(n, classes)``; labels ``(n,)``, or as probabilities."""
         if labels.ndim == logits.ndim:
             labels = labels.argmax(-1)
         hits = (logits.argmax(-1) == labels).sum()

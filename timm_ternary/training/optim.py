@@ -44,7 +44,7 @@ class TwoPhaseOptimizer(Optimizer):
         self._share()
 
     def _share(self) -> None:
-        """Both work on this optimizer's groups and state, so that schedules and files reach them."""
+        """Both work on these groups and this state, so that schedules and files reach them."""
         self._weights.param_groups = self.param_groups[: self._split]
         self._thresholds.param_groups = self.param_groups[self._split :]
         self._weights.state = self._thresholds.state = self.state
@@ -91,7 +91,8 @@ def decay_names(model: nn.Module, exclude: Iterable[nn.Parameter] = ()) -> list[
     """
     skipped = {id(parameter) for parameter in exclude}
     kept: set[str] = set()
-    for prefix, part in (("", model), ("timm_model.", getattr(model, "timm_model", None))):
+    parts: tuple[Any, Any] = (model, getattr(model, "timm_model", None))
+    for prefix, part in zip(("", "timm_model."), parts, strict=True):
         if hasattr(part, "no_weight_decay"):
             kept.update(prefix + name for name in part.no_weight_decay())
     return [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,11 +63,11 @@ def quantized_once(layers: Iterable[nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def rehearsal(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Inside, forward passes in training mode leave no trace: no statistics, no random numbers used.
+    """Inside, forward passes in training mode leave no statistics and use up no random numbers.
 
     The pass that follows draws the same dropout masks, and batch norm counts the batch once.
     """
-    norms = [m for m in model.modules() if getattr(m, "track_running_stats", False)]
+    norms: list[Any] = [m for m in model.modules() if getattr(m, "track_running_stats", False)]
     # Normalization layers without that switch (EvoNorm) write to their buffers.
     owned = {id(b) for m in norms for b in m.buffers(recurse=False)}
     others = [b for b in model.buffers() if b.is_floating_point() and id(b) not in owned]

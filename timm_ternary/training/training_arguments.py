@@ -34,8 +34,8 @@ class TernaryTrainingArguments(TrainingArguments):
     update: str | None = field(
         default=None,
         metadata={
-            "help": "How thresholds are updated: 'alternate' (two passes a batch, thresholds first; "
-            "He & Fan 2019, Algorithm 1), 'joint' (one pass for both), or unset: as the method does."
+            "help": "How thresholds are updated: 'alternate' (thresholds first, then weights: "
+            "Algorithm 1 of He & Fan 2019), 'joint' (one pass); unset: as the method does."
         },
     )
     threshold_learning_rate: float | None = field(
@@ -48,8 +48,8 @@ class TernaryTrainingArguments(TrainingArguments):
     threshold_optimizer: str = field(
         default="sgd",
         metadata={
-            "help": "Optimizer of the alternate update: 'sgd' (without momentum or weight decay; He & "
-            "Fan 2019) or 'adam' (their ablation). The joint update uses the weights' optimizer."
+            "help": "Optimizer of the alternate update: 'sgd' (no momentum, no weight decay) or "
+            "'adam' (an ablation of He & Fan 2019). 'joint' uses the weights' optimizer."
         },
     )
     threshold_every: int = field(
@@ -60,7 +60,7 @@ class TernaryTrainingArguments(TrainingArguments):
     optimizer: str | None = field(
         default=None,
         metadata={
-            "help": "An optimizer of timm by name, e.g. sgd, adamw, lamb (unset: transformers' --optim)."
+            "help": "Name of an optimizer of timm, e.g. sgd, adamw (unset: transformers' --optim)."
         },
     )
     momentum: float | None = field(
@@ -86,10 +86,6 @@ class TernaryTrainingArguments(TrainingArguments):
     label_names: list[str] | None = field(
         default_factory=lambda: ["labels"], metadata={"help": "Keys of a batch that hold labels."}
     )
-    report_to: None | str | list[str] = field(
-        default="none",
-        metadata={"help": "Where logs go beside the console, e.g. tensorboard, wandb."},
-    )
 
     def __post_init__(self) -> None:
         """Check the fields above, then as ``transformers.TrainingArguments`` does.
@@ -112,7 +108,7 @@ class TernaryTrainingArguments(TrainingArguments):
         self._check_numbers("learning_rate", "threshold_learning_rate", "weight_decay")
         if not _is_whole(self.threshold_every) or self.threshold_every < 1:
             raise ValueError(
-                f"threshold_every must be a whole number of steps >= 1, got {self.threshold_every!r}"
+                f"threshold_every must be a whole number >= 1, got {self.threshold_every!r}"
             )
         if self.update == "joint":
             self.check_joint()
@@ -127,8 +123,8 @@ class TernaryTrainingArguments(TrainingArguments):
             value, default = getattr(self, name), _default(type(self), name)
             if value != default:
                 raise ValueError(
-                    f"{name}={value!r} is for update='alternate', but this run updates jointly: type "
-                    f"--update alternate, or leave {name} at {default!r}"
+                    f"{name}={value!r} is for update='alternate', but this run updates jointly: "
+                    f"type --update alternate, or leave {name} at {default!r}"
                 )
 
     def _check_optimizer(self) -> None:
@@ -136,7 +132,7 @@ class TernaryTrainingArguments(TrainingArguments):
             for name in ("momentum", "nesterov"):
                 if getattr(self, name) not in (None, False):
                     raise ValueError(
-                        f"{name} is for timm's optimizers: type --optimizer sgd, or leave {name} out"
+                        f"{name} is for timm's optimizers: type --optimizer sgd, or leave it out"
                     )
             return
         # timm accepts the prefix on any of them.
@@ -166,16 +162,17 @@ class TernaryTrainingArguments(TrainingArguments):
         if isinstance(self.lr_milestones, (int, float)):
             self.lr_milestones = [self.lr_milestones]
         milestones = list(self.lr_milestones)
-        rising = all(a < b for a, b in zip([0, *milestones], milestones, strict=False))
-        if not milestones or not rising:
+        numbers = all(isinstance(epoch, (int, float)) for epoch in milestones)
+        pairs = zip([0, *milestones], milestones, strict=False)
+        if not milestones or not numbers or not all(a < b for a, b in pairs):
             raise ValueError(
                 f"lr_milestones must be increasing epochs > 0, e.g. 80 120; got {milestones}"
             )
-        default = _default(TrainingArguments, "lr_scheduler_type")
-        if self.lr_scheduler_type != default:
+        kind = self.lr_scheduler_type
+        if kind != _default(TrainingArguments, "lr_scheduler_type"):
             raise ValueError(
-                f"lr_milestones is a schedule of its own: leave lr_scheduler_type out (got "
-                f"{getattr(self.lr_scheduler_type, 'value', self.lr_scheduler_type)!r}), or lr_milestones"
+                f"lr_milestones is a schedule of its own, and so is lr_scheduler_type="
+                f"{getattr(kind, 'value', kind)!r}: leave one of them out"
             )
 
     def _check_numbers(self, *names: str) -> None:

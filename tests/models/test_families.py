@@ -1,0 +1,117 @@
+"""The contract of a `_tern` model, over the families of timm: one small model of each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.models._registry import _model_to_module
+from torch import Tensor, nn
+
+import timm_ternary  # noqa: F401  (registers the models)
+from timm_ternary.checkpoint import save_packed
+from timm_ternary.convert import quantizers_of, ternary_layers
+from timm_ternary.layers import PackedWeight
+
+# Constructor arguments that make a model small where timm's smallest of the family is not.
+SHRUNK: dict[str, dict[str, Any]] = {
+    "beit_base_patch16_224": dict(embed_dim=96, depth=2, num_heads=3),
+    "swinv2_tiny_window8_256": dict(embed_dim=48, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8)),
+    "swin_tiny_patch4_window7_224": dict(embed_dim=48, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8)),
+    "cait_xxs24_224": dict(depth=2),
+    "qwen3_vit_88m": dict(embed_dim=96, depth=2, num_heads=3),
+}
+FAST = """
+test_byobnet test_convnext test_convnext2 test_convnext3 test_efficientnet test_efficientnet_evos
+test_efficientnet_gn test_efficientnet_ln test_mambaout test_coatnet test_maxvit test_nfnet
+test_resnet test_vit test_vit2 test_vit3 test_vit4 test_vit_relpos
+beit_base_patch16_224 cait_xxs24_224 convit_tiny cs3darknet_focus_s cspnext_tiny
+deit_tiny_patch16_224 deit_tiny_distilled_patch16_224 dla46x_c edgenext_xx_small
+efficientformerv2_s0 efficientvit_b0 efficientvit_m0 vit_tiny_patch16_dinov3_qkvb fasternet_t0
+fastvit_t8 ghostnet_050 hgnetv2_b0 inception_next_atto lcnetv2_small levit_128s mobilenetv3_small_050
+mobilevit_xxs pit_ti_224 poolformerv2_s12 pvt_v2_b0 regnetx_002 repghostnet_050 resnest14d
+resnetv2_18 rexnet_100 shvit_s1 skresnet18 starnet_s050 swiftformer_xs
+swin_tiny_patch4_window7_224 swinv2_tiny_window8_256 tf_mobilenetv3_small_minimal_100
+tiny_vit_5m_224 xcit_nano_12_p16_224
+resnet8_cifar
+""".split()
+SLOW = """
+halonet_h1 coat_tiny convmixer_768_32 crossvit_tiny_240 csatv2 davit_tiny densenet121 dpn48b
+efficientformer_l1 efficientvim_m1 focalnet_tiny_srf gcvit_xxtiny hardcorenas_b hiera_tiny_224
+hrnet_w18_small iformer_t inception_v3 legacy_seresnet18 lowformer_b0 gmlp_ti16_224 mvitv2_tiny
+nest_tiny nextvit_small rdnet_tiny repvit_m1 res2next50 sam2_hiera_tiny selecsls42 sequencer2d_s
+cpubone_nano vgg11_bn resnetv2_50x1_bit alexnet_bn
+""".split()
+
+
+def _input(model: nn.Module) -> Tensor:
+    """Two images, as small as the model takes them."""
+    config: Any = model.pretrained_cfg
+    size = tuple(config["input_size"])
+    if not config.get("fixed_input_size") and config["architecture"] != "alexnet_bn_tern":
+        size = min(size, tuple(config.get("min_input_size") or (3, 96, 96)))
+    return torch.randn(2, *size)
+
+
+def _decoded(model: nn.Module) -> dict[str, Tensor]:
+    """State of the float model whose weights are the quantized ones."""
+    state = {k: v for k, v in model.state_dict().items() if ".parametrizations." not in k}
+    layers = ternary_layers(model, every_name=True)
+    return state | {f"{name}.weight": layer.weight.detach() for name, layer in layers.items()}
+
+
+def _check(base: str, directory: Path) -> None:
+    kwargs = SHRUNK.get(base, {})
+    torch.manual_seed(0)
+    model = timm.create_model(f"{base}_tern", num_classes=10, **kwargs)
+    layers = ternary_layers(model)
+    hosts = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+    assert len(layers) == sum(isinstance(module, hosts) for module in model.modules())
+    for name, layer in layers.items():
+        assert len(layer.weight.unique()) <= 3, name
+
+    images = _input(model)
+    output = model.train()(images)
+    logits = output if isinstance(output, Tensor) else sum(output)  # distilled models return two
+    logits.square().sum().backward()
+    for name, quantizer in quantizers_of(model).items():
+        latent = model.get_submodule(name).parametrizations.weight.original
+        for parameter in (latent, *quantizer.parameters()):
+            assert parameter.grad is not None, f"{name}: no gradient: its weight is not used"
+            assert torch.isfinite(parameter.grad).all(), name
+
+    # A layer that is read but never called must not compute with its latent weight: the float
+    # model with the quantized weights gives the same logits.
+    model.eval()
+    twin = timm.create_model(base, num_classes=10, **kwargs).eval()
+    twin.load_state_dict(_decoded(model))
+    with torch.inference_mode():
+        expected = model(images)
+        assert torch.isfinite(expected).all()
+        assert torch.equal(twin(images), expected)
+        save_packed(model, directory)
+        reloaded = timm.create_model(f"local-dir:{directory}", pretrained=True).eval()
+        kinds = {type(layer) for layer in ternary_layers(reloaded).values()}
+        assert all(issubclass(kind, PackedWeight) for kind in kinds)
+        assert len(ternary_layers(reloaded)) == len(layers)
+        assert torch.equal(reloaded(images), expected)
+
+
+@pytest.mark.parametrize("base", FAST)
+def test_contract(base: str, tmp_path: Path) -> None:
+    _check(base, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base", SLOW)
+def test_contract_of_large_models(base: str, tmp_path: Path) -> None:
+    _check(base, tmp_path)
+
+
+def test_enough_families() -> None:
+    assert len({_model_to_module[base] for base in FAST}) >= 40
+    tests = set(timm.list_models("test_*", exclude_filters="*_tern"))
+    assert tests <= set(FAST), "each test_* model of timm is in the contract test"

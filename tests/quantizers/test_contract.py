@@ -1,0 +1,282 @@
+"""What every registered method promises, whatever it is."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from timm_ternary import TernaryConfig, quantizers
+from timm_ternary.quantizers import Quantizer, base
+
+SHAPES = {
+    "linear": (8, 20),
+    "conv": (6, 4, 3, 3),
+    "depthwise": (7, 1, 3, 3),
+    "1x1": (5, 9, 1, 1),
+    "one": (1, 1),
+    "depthwise_1x1": (4, 1, 1, 1),
+    "conv1d": (5, 4, 3),
+    "conv3d": (3, 2, 2, 2, 2),
+}
+METHODS = quantizers.names()
+OPTIONS = {"ttq": [{}, {"sparsity": 0.5}], "tga": [{}, {"init_factor": 0.5}]}
+every_method = pytest.mark.parametrize("method", METHODS)
+every_granularity = pytest.mark.parametrize("granularity", ["layer", "channel"])
+every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+
+
+def draw(shape, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    return (0.2 * torch.randn(shape, generator=generator) + 0.01).to(dtype)
+
+
+def make(method, weight, granularity="layer", **options):
+    return quantizers.create(TernaryConfig(method, granularity, options=options), weight)
+
+
+def moved(quantizer, seed=1):
+    """`quantizer` with parameters as after some training."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in quantizer.parameters():
+            parameter.mul_(0.5 + torch.rand(parameter.shape, generator=generator))
+    return quantizer
+
+
+def assert_same_code(got, expected):
+    assert torch.equal(got.codes, expected.codes)
+    assert torch.equal(got.pos, expected.pos)
+    assert torch.equal(got.neg, expected.neg)
+
+
+@every_shape
+@every_granularity
+@every_method
+def test_forward_equals_the_decoded_codes_bit_for_bit(method, granularity, shape):
+    weight = draw(shape)
+    quantizer = moved(make(method, weight, granularity))
+    code = quantizer.encode(weight)
+    quantized = quantizer(weight)
+    assert torch.equal(quantized, code.decode())
+    assert quantized.shape == weight.shape and quantized.dtype == weight.dtype
+    assert code.codes.unique().tolist() in ([-1], [0], [1], [-1, 0], [-1, 1], [0, 1], [-1, 0, 1])
+    assert code.bases == quantizer.bases
+    groups = quantized.view(quantizer.groups, -1)
+    assert max(len(group.unique()) for group in groups) <= 3**quantizer.bases
+    assert tuple(code.pos.shape) == (quantizer.bases, quantizer.groups)
+    assert quantizer.scale_rows == 2 or torch.equal(code.pos, code.neg)
+
+
+@every_granularity
+@every_method
+def test_arguments_are_not_modified(method, granularity):
+    weight = draw((6, 4, 3, 3))
+    original = weight.clone()
+    quantizer = make(method, weight, granularity)
+    before = copy.deepcopy(quantizer.state_dict())
+    quantizer(weight)
+    code = quantizer.encode(weight)
+    assert torch.equal(weight, original)
+    assert all(torch.equal(value, before[key]) for key, value in quantizer.state_dict().items())
+    saved = copy.deepcopy(code)
+    restored = quantizer.restore(code)
+    restored.add_(1)
+    with torch.no_grad():
+        for parameter in quantizer.parameters():
+            parameter.add_(1)
+    assert_same_code(code, saved)
+
+
+@every_granularity
+@every_method
+def test_parameters_have_one_entry_a_group_and_all_get_a_gradient(method, granularity):
+    weight = draw((6, 4, 3, 3)).requires_grad_()
+    quantizer = make(method, weight, granularity)
+    (quantizer(weight) * draw((6, 4, 3, 3), seed=1)).sum().backward()
+    assert torch.isfinite(weight.grad).all() and torch.count_nonzero(weight.grad) > 0
+    for parameter in quantizer.parameters():
+        assert parameter.shape == (quantizer.groups,)
+        assert torch.isfinite(parameter.grad).all() and torch.count_nonzero(parameter.grad) > 0
+
+
+@every_shape
+@every_granularity
+@every_method
+def test_a_restored_weight_has_the_same_code_bit_for_bit(method, granularity, shape):
+    weight = draw(shape)
+    for options in OPTIONS.get(method, [{}]):
+        code = moved(make(method, weight, granularity, **options)).encode(weight)
+        fresh = make(method, torch.zeros(shape), granularity, **options)
+        assert_same_code(fresh.encode(fresh.restore(code)), code)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_weight_survives_encode_and_restore(data):
+    method = data.draw(st.sampled_from(METHODS))
+    granularity = data.draw(st.sampled_from(["layer", "channel"]))
+    options = data.draw(st.sampled_from(OPTIONS.get(method, [{}])))
+    shape = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 12)))
+    kind = data.draw(st.sampled_from(["normal", "uniform", "integers", "sparse", "constant"]))
+    shift = data.draw(st.sampled_from([0.0, 0.3, -1.0, 3.0, -5.0, 100.0]))
+    scale = data.draw(st.sampled_from([1.0, 1e-4, 1e3]))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 999)))
+    weight = {
+        "normal": lambda: torch.randn(shape, generator=generator) + shift,
+        "uniform": lambda: torch.rand(shape, generator=generator) + shift,
+        "integers": lambda: torch.randint(-2, 3, shape, generator=generator).float(),
+        "sparse": lambda: torch.randn(shape, generator=generator).clamp(min=1) - 1,
+        "constant": lambda: torch.full(shape, shift),
+    }[kind]() * scale
+    quantizer = make(method, weight, granularity, **options)
+    code = quantizer.encode(weight)
+    assert torch.isfinite(code.decode()).all()
+    assert torch.equal(quantizer(weight), code.decode())
+    fresh = make(method, torch.zeros(shape), granularity, **options)
+    assert_same_code(fresh.encode(fresh.restore(code)), code)
+
+
+@pytest.mark.parametrize("restored_into", ["layer", "channel"])
+@every_method
+def test_a_foreign_code_restores_to_finite_parameters(method, restored_into):
+    weight = draw((6, 20))
+    for other in METHODS:
+        code = make(other, weight, "channel").encode(weight)
+        quantizer = make(method, torch.zeros(6, 20), restored_into)
+        restored = quantizer.restore(code)
+        assert restored.shape == weight.shape
+        assert torch.isfinite(quantizer(restored)).all()
+
+
+@every_method
+def test_deepcopy_is_independent(method):
+    weight = draw((6, 20))
+    quantizer = moved(make(method, weight))
+    expected = quantizer(weight).detach().clone()
+    twin = copy.deepcopy(quantizer)
+    assert torch.equal(twin(weight), expected)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.add_(1)
+    assert torch.equal(quantizer(weight), expected)
+
+
+@every_granularity
+@every_method
+def test_state_dict_round_trip(method, granularity):
+    weight = draw((6, 20))
+    quantizer = moved(make(method, weight, granularity))
+    other = make(method, torch.zeros(6, 20), granularity)
+    other.load_state_dict(quantizer.state_dict())
+    assert torch.equal(other(weight), quantizer(weight))
+
+
+@every_granularity
+@every_method
+def test_autocast_changes_nothing(method, granularity):
+    results = []
+    for enabled in (False, True):
+        weight = draw((6, 20)).requires_grad_()
+        quantizer = make(method, weight, granularity)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            quantized = quantizer(weight)
+        (quantized * draw((6, 20), seed=1)).sum().backward()
+        assert quantized.dtype == torch.float32
+        results.append([quantized, weight.grad, *(p.grad for p in quantizer.parameters())])
+    for plain, cast in zip(*results, strict=True):
+        assert torch.equal(plain, cast)
+
+
+@every_method
+def test_double_weights_stay_double(method):
+    weight = draw((6, 20), dtype=torch.float64)
+    quantizer = make(method, weight)
+    assert all(p.dtype == torch.float64 for p in quantizer.parameters())
+    code = quantizer.encode(weight)
+    assert quantizer(weight).dtype == code.pos.dtype == torch.float64
+    assert torch.equal(quantizer(weight), code.decode())
+    single = make(method, weight.float()).encode(weight.float())
+    assert torch.equal(single.codes, code.codes)
+    torch.testing.assert_close(single.pos.double(), code.pos, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@every_granularity
+@every_method
+def test_half_weights_are_quantized_in_float32(method, granularity, dtype):
+    weight = draw((6, 40), dtype=dtype)
+    quantizer = make(method, weight, granularity)
+    single = make(method, weight.float(), granularity)
+    assert all(p.dtype == torch.float32 for p in quantizer.parameters())
+    assert_same_code(quantizer.encode(weight), single.encode(weight.float()))
+    assert torch.equal(quantizer(weight), single(weight.float()).to(dtype))
+
+
+@every_method
+def test_compiles_without_a_graph_break(method):
+    results = []
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        weight = draw((6, 20)).requires_grad_()
+        quantizer = make(method, weight, "channel")
+        run = (
+            torch.compile(quantizer, fullgraph=True, backend="aot_eager") if compiled else quantizer
+        )
+        quantized = run(weight)
+        (quantized * draw((6, 20), seed=1)).sum().backward()
+        results.append([quantized, weight.grad, *(p.grad for p in quantizer.parameters())])
+    for eager, graph in zip(*results, strict=True):
+        assert torch.equal(eager, graph)
+
+
+@every_method
+def test_repr_names_the_method_and_its_options(method):
+    quantizer = make(method, draw((6, 20)), "channel")
+    shown = repr(quantizer)
+    assert method in shown and "granularity='channel'" in shown
+    for option in base.option_defaults(type(quantizer)):
+        assert f"{option}=" in shown
+
+
+@every_method
+def test_a_weight_must_be_floating_point_with_channels(method):
+    cls = quantizers.get(method)
+    with pytest.raises(ValueError, match=r"floating point of shape .*got torch.int64"):
+        cls(torch.ones(2, 2, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"got torch.float32 of shape \(\)"):
+        cls(torch.tensor(1.0))
+    with pytest.raises(ValueError, match="'chanel'; did you mean 'channel'"):
+        cls(torch.ones(2, 2), granularity="chanel")
+
+
+def test_unknown_names_suggest_the_nearest():
+    with pytest.raises(ValueError, match="unknown method 'tgaa'; did you mean 'tga'"):
+        quantizers.get("tgaa")
+    config = TernaryConfig("tga", options={"init_facto": 0.1})
+    with pytest.raises(ValueError, match=r"option of method 'tga' 'init_facto'.*'init_factor'"):
+        quantizers.check(config)
+    for reserved in ("weight", "granularity", "self"):
+        with pytest.raises(ValueError, match=f"option of method 'twn' '{reserved}'"):
+            quantizers.check(TernaryConfig("twn", options={reserved: 1}))
+
+
+def test_check_finds_values_out_of_range():
+    with pytest.raises(ValueError, match=r"sparsity must be .*got 2"):
+        quantizers.check(TernaryConfig("ttq", options={"sparsity": 2}))
+    quantizers.check(TernaryConfig("ttq", options={"sparsity": 0.2}))
+
+
+def test_a_name_is_registered_once(monkeypatch):
+    monkeypatch.setattr(base, "_methods", dict(base._methods))
+
+    class Mine(Quantizer):
+        name = "mine"
+
+    assert quantizers.register(Mine) is Mine
+    assert quantizers.get("mine") is Mine and "mine" in quantizers.names()
+    with pytest.raises(ValueError, match=r"'mine' is registered already, by .*Mine"):
+        quantizers.register(Mine)
+    with pytest.raises(ValueError, match=r"'tga' is registered already, by .*TGA"):
+        quantizers.register(type("Other", (Quantizer,), {"name": "tga"}))

@@ -1,0 +1,91 @@
+"""Two real processes train as one process with two micro-batches does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from trainer_models import losses, one_thread, small_net, trainer  # noqa: F401
+
+pytestmark = pytest.mark.multi_process
+
+METHODS = ("tga", "ttq")
+"""Alternate and joint updates."""
+
+
+def _run(output: Path, method: str, accumulation: int, resume: bool) -> dict[str, Any]:
+    """Train a model without statistics of its own: those of batch norm differ by process."""
+    model = small_net(method, norm=nn.GroupNorm, dropout=0.0)
+    run = trainer(
+        output,
+        model,
+        gradient_accumulation_steps=accumulation,
+        save_strategy="no" if resume else "steps",
+        save_steps=3,
+        ddp_backend="gloo" if accumulation == 1 else None,
+    )
+    run.train(resume_from_checkpoint=str(output / "checkpoint-3") if resume else None)
+    return {
+        "world": run.accelerator.num_processes,
+        "state": model.state_dict(),
+        "losses": losses(run),
+        "log": run.state.log_history[-2],
+        "metrics": run.evaluate(),
+    }
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two processes found, by method."""
+    output = tmp_path_factory.mktemp("two")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run([*torchrun, __file__, str(output)], env=environment, check=True, timeout=300)
+    return [torch.load(output / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_equal_one_with_two_batches(
+    tmp_path: Path, ranks: list[dict[str, Any]], method: str
+) -> None:
+    one = _run(tmp_path, method, accumulation=2, resume=False)
+    assert one["world"] == 1
+    both = [rank[method] for rank in ranks]
+    for rank in both:
+        assert rank["world"] == 2
+        assert rank["state"].keys() == one["state"].keys()
+        for name, value in rank["state"].items():
+            assert torch.equal(value, one["state"][name]), name
+            assert torch.equal(value, both[0]["state"][name])
+            assert torch.equal(value, rank["resumed"][name]), f"resume: {name}"
+    first, log = both[0], one["log"]
+    assert first["losses"] == pytest.approx(one["losses"], rel=1e-6)
+    for key in ("accuracy", "zeros", "threshold_learning_rate"):
+        assert first["log"][key] == pytest.approx(log[key]), key
+    assert ("threshold_grad_norm" in log) == (method == "tga")
+    if method == "tga":
+        assert first["log"]["threshold_grad_norm"] == pytest.approx(log["threshold_grad_norm"])
+    assert first["metrics"]["eval_accuracy"] == one["metrics"]["eval_accuracy"]
+
+
+def _child(output: Path) -> None:
+    results = {}
+    for method in METHODS:
+        result = _run(output / method, method, accumulation=1, resume=False)
+        # A launcher that quietly starts one process would prove nothing.
+        assert torch.distributed.get_world_size() == result["world"] == 2
+        result["resumed"] = _run(output / method, method, accumulation=1, resume=True)["state"]
+        results[method] = result
+    torch.save(results, output / f"{torch.distributed.get_rank()}.pt")
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    _child(Path(sys.argv[1]))

@@ -1,0 +1,338 @@
+"""The command line: one function a command. Mistakes end in one line on stderr and status 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+__all__ = ["app", "main"]
+
+# Commands import what they need: `timm-ternary --help` answers before torch could load.
+app = typer.Typer(
+    name="timm-ternary",
+    help="Ternary-weight {-1, 0, +1} variants of every timm model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+_out, _err = Console(), Console(stderr=True)
+
+_Model = Annotated[
+    str, typer.Argument(help="timm name, local-dir:PATH, hf-hub:ID, or a directory.")
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+_Checkpoint = Annotated[
+    Path | None, typer.Option(help="Load this .safetensors file: float, trained or packed.")
+]
+_Classes = Annotated[int | None, typer.Option(help="Number of classes of --checkpoint.")]
+_Channels = Annotated[int | None, typer.Option(help="Input channels of --checkpoint.")]
+_Ternary = Annotated[
+    str | None, typer.Option(help="Method, e.g. ttq, or a TernaryConfig as JSON, for *_tern names.")
+]
+
+
+@app.command()
+def quickstart(
+    output: Annotated[Path, typer.Option(help="Directory to write.")] = Path(
+        "timm-ternary-quickstart"
+    ),
+    as_json: _Json = False,
+) -> None:
+    """Handwritten digits: float training, ternary training, packing, loading back."""
+    from .quickstart import quickstart as run
+
+    metrics = asdict(run(output, say=lambda line: _err.print(line, highlight=False)))
+    if as_json:
+        _print_json(metrics)
+        return
+    table = _table("", "float", "ternary", "reloaded")
+    accuracies = (metrics[f"{form}_accuracy"] for form in ("float", "ternary", "reloaded"))
+    table.add_row("accuracy", *(f"{100 * value:.2f} %" for value in accuracies))
+    sizes = metrics["float_bytes"], metrics["packed_bytes"]
+    table.add_row("bytes", f"{sizes[0]:,}", f"{sizes[1]:,}", f"{sizes[0] / sizes[1]:.1f}x smaller")
+    table.add_row("zeros", "", f"{metrics['zeros']:.1%}", "")
+    layers = f"{metrics['ternary_layers']} of {metrics['layers']}"
+    table.add_row("ternary layers", "", layers, "")
+    _out.print(table)
+    _out.print(f"{metrics['seconds']:.0f} s; {output / 'ternary'} loads with", highlight=False)
+    call = f'timm.create_model("local-dir:{output / "ternary"}", pretrained=True)'
+    _out.print(f"  import timm, timm_ternary; {call}", highlight=False, soft_wrap=True)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+)
+def train(context: typer.Context) -> None:
+    """Train: RECIPE.yaml [--accelerate FILE] [--any_field value]... (--help lists the fields)."""
+    words = list(context.args)
+    if "--accelerate" in words:
+        place = words.index("--accelerate")
+        if place + 1 == len(words) or not Path(words[place + 1]).is_file():
+            got = words[place + 1 : place + 2] or "nothing"
+            raise ValueError(f"--accelerate needs a file, e.g. recipes/accelerate/*.yaml; got {got}")
+        file = words[place + 1]
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", file]
+        command += ["-m", "timm_ternary.train", *words[:place], *words[place + 2 :]]
+        raise typer.Exit(subprocess.run(command, check=False).returncode)
+    from .train import main as run
+
+    run(words)
+
+
+@app.command()
+def evaluate(
+    model: _Model,
+    dataset: Annotated[
+        str, typer.Option(help="digits, a directory, a .parquet file or a Hub name.")
+    ],
+    split: Annotated[str | None, typer.Option(help="Split (default: test or validation).")] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 256,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    max_samples: Annotated[int | None, typer.Option(min=1)] = None,
+    device: Annotated[str | None, typer.Option(help="E.g. cuda (default: where there is one).")] = None,
+    checkpoint: _Checkpoint = None,
+    num_classes: _Classes = None,
+    in_chans: _Channels = None,
+    ternary: _Ternary = None,
+    as_json: _Json = False,
+) -> None:
+    """Measure the accuracy of a model on a data set."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    from .inference import accuracy
+    from .training.arguments import DataArguments
+    from .training.data import load_data
+
+    network = _load(model, checkpoint, num_classes, in_chans, ternary, weights=True)
+    config: Any = network.pretrained_cfg
+    train_split = {} if split is None else {"train_split": split, "eval_split": split}
+    data = load_data(
+        DataArguments(
+            dataset=dataset,
+            image_column=image_column,
+            label_column=label_column,
+            max_train_samples=1,
+            max_eval_samples=max_samples,
+            **train_split,  # type: ignore[arg-type]
+        ),
+        model_cfg=config,
+        trained=True,
+        in_chans=config["input_size"][0],
+    )
+    loader = DataLoader(data.eval, batch_size, collate_fn=data.data_collator)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    with Progress(console=_err, transient=True) as progress:
+        task = progress.add_task("images", total=len(data.eval))
+        result = accuracy(
+            network, loader, device=device, progress=lambda n: progress.advance(task, n)
+        )
+    if as_json:
+        _print_json({"model": model, "dataset": dataset, **asdict(result)})
+        return
+    table = _table("model", "top-1", "top-5", "images", "seconds")
+    table.add_row(
+        model,
+        f"{100 * result.top1:.2f} %",
+        f"{100 * result.top5:.2f} %",
+        f"{result.images:,}",
+        f"{result.seconds:.1f}",
+    )
+    _out.print(table)
+
+
+@app.command()
+def predict(
+    model: _Model,
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    top: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 5,
+    checkpoint: _Checkpoint = None,
+    num_classes: _Classes = None,
+    in_chans: _Channels = None,
+    ternary: _Ternary = None,
+    as_json: _Json = False,
+) -> None:
+    """Classify images. Files that cannot be read are named and skipped."""
+    from .inference import predict as run
+
+    network = _load(model, checkpoint, num_classes, in_chans, ternary, weights=True)
+
+    def skipped(path: str, reason: str) -> None:
+        print(f"skipped {path}: {reason}", file=sys.stderr)
+
+    results = list(run(network, images, top=top, skipped=skipped))
+    if as_json:
+        _print_json([asdict(result) for result in results])
+    else:
+        for result in results:
+            table = _table(result.path, "", "")
+            for name, share in zip(result.names, result.probabilities, strict=True):
+                table.add_row(name, f"{share:.1%}", "█" * round(30 * share))
+            _out.print(table)
+    if not results:
+        raise ValueError("no image could be read")
+
+
+@app.command()
+def inspect(
+    model: _Model,
+    checkpoint: _Checkpoint = None,
+    num_classes: _Classes = None,
+    in_chans: _Channels = None,
+    ternary: _Ternary = None,
+    as_json: _Json = False,
+) -> None:
+    """Show the ternary layers: codes, zeros, scales and bytes."""
+    from .summary import summarize
+
+    summary = summarize(_load(model, checkpoint, num_classes, in_chans, ternary, weights=False))
+    if as_json:
+        _print_json(summary.to_dict())
+        return
+    table = _table("layer", "kind", "shape", "zeros", "+1", "-1", "scale +", "scale -", "bytes")
+    for layer in summary.layers:
+        table.add_row(
+            layer.name,
+            layer.kind,
+            "x".join(map(str, layer.shape)),
+            *(f"{share:.1%}" for share in (layer.zeros, layer.plus, layer.minus)),
+            *(f"{scale:.3g}" for scale in (layer.pos, layer.neg)),
+            f"{layer.packed_bytes:,}",
+        )
+    _out.print(table)
+    form = "packed" if summary.packed else "trainable"
+    _out.print(
+        f"{summary.method}, {form}: {len(summary.layers)} ternary layers, "
+        f"{summary.ternary_weights:,} weights, {summary.zeros:.1%} zeros; "
+        f"{summary.packed_bytes:,} bytes packed, {summary.float_bytes:,} in float "
+        f"({summary.float_bytes / summary.packed_bytes:.1f}x)",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def pack(
+    model: _Model,
+    output: Annotated[Path, typer.Argument(help="Directory to write.")],
+    encoding: Annotated[str, typer.Option(help="2bit, base3 or zstd.")] = "2bit",
+    checkpoint: _Checkpoint = None,
+    num_classes: _Classes = None,
+    in_chans: _Channels = None,
+    ternary: _Ternary = None,
+    as_json: _Json = False,
+) -> None:
+    """Write a model as a packed directory, which timm loads; or change the encoding of one."""
+    from .checkpoint import WEIGHTS_NAME, save_packed
+
+    network = _load(model, checkpoint, num_classes, in_chans, ternary, weights=True)
+    save_packed(network, output, encoding)
+    size = (output / WEIGHTS_NAME).stat().st_size
+    if as_json:
+        _print_json({"directory": str(output), "encoding": encoding, "bytes": size})
+    else:
+        _out.print(f"{output / WEIGHTS_NAME}: {size:,} bytes, {encoding}", highlight=False)
+
+
+@app.command("list")
+def list_(
+    pattern: Annotated[str, typer.Argument(help="Glob on names.")] = "*",
+    tags: Annotated[bool, typer.Option("--tags", help="Names with pretrained tags.")] = False,
+    methods: Annotated[bool, typer.Option("--methods", help="Methods instead of models.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """List the ternary models, or the methods with their options."""
+    import timm
+
+    from . import quantizers
+    from .quantizers.base import option_defaults
+
+    if methods:
+        found = {name: option_defaults(quantizers.get(name)) for name in quantizers.names()}
+        if as_json:
+            _print_json(found)
+            return
+        table = _table("method", "options and defaults", "")
+        for name, options in found.items():
+            first_line = (quantizers.get(name).__doc__ or "").splitlines()[0]
+            shown = ", ".join(f"{key}={value!r}" for key, value in options.items())
+            table.add_row(name, shown, first_line)
+        _out.print(table)
+        return
+    pattern = pattern if "_tern" in pattern else f"{pattern}_tern"
+    names = timm.list_models(pattern, module="ternary", include_tags=tags)
+    if not names:
+        raise ValueError(f"no ternary model matches {pattern!r}; type: timm-ternary list 'resnet*'")
+    if as_json:
+        _print_json(names)
+    else:
+        sys.stdout.writelines(f"{name}\n" for name in names)
+
+
+def main() -> None:
+    """Run the command line; mistakes of the user end in one line and exit status 2."""
+    try:
+        app(standalone_mode=True)
+    except BrokenPipeError:
+        # The reader of a pipe (`| head`) has seen enough; nothing is left to flush to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (ValueError, OSError) as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _load(
+    model: str,
+    checkpoint: Path | None,
+    num_classes: int | None,
+    in_chans: int | None,
+    ternary: str | None,
+    *,
+    weights: bool,
+) -> Any:
+    """The model of a command; with `weights`, a plain name means its default pretrained tag."""
+    import timm_ternary  # noqa: F401  (registers the models)
+
+    from .models.load import load_model
+
+    options: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans}
+    if checkpoint is not None:
+        if not checkpoint.is_file():
+            raise ValueError(f"checkpoint {str(checkpoint)!r}: no such file")
+        options["checkpoint_path"] = str(checkpoint)
+    if ternary is not None:
+        options["ternary"] = json.loads(ternary) if ternary.startswith("{") else ternary
+    return load_model(
+        model, pretrained=True if weights and checkpoint is None else None, **options
+    )
+
+
+def _table(*columns: str) -> Table:
+    table = Table(*columns, box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    return table
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Accuracy of a model on a data set, and its predictions for single images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from timm.data import ImageNetInfo, create_transform, resolve_data_config
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+__all__ = ["Accuracy", "Prediction", "accuracy", "label_names", "predict"]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Result of `accuracy`.
+
+    Attributes:
+        top1, top5: Fractions of the images, 0 to 1 (top5 is 1 for five classes or fewer).
+        images: Their number.
+        seconds: Wall time of the forward passes and the loading.
+    """
+
+    top1: float
+    top5: float
+    images: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest classes of one image, best first.
+
+    Attributes:
+        path: The image's file.
+        classes: Labels.
+        names: Their names.
+        probabilities: Softmax of the logits.
+    """
+
+    path: str
+    classes: tuple[int, ...]
+    names: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+@torch.inference_mode()
+def accuracy(
+    model: nn.Module,
+    batches: Iterable[dict[str, Tensor]],
+    *,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int], object] | None = None,
+) -> Accuracy:
+    """Top-1 and top-5 accuracy over `batches` of pixel_values and labels; `model` is moved.
+
+    Args:
+        progress: Called with the number of images of each batch.
+
+    Raises:
+        ValueError: There is no image, or a label is beyond the model's classes.
+    """
+    model = model.to(device).eval()
+    hits1 = hits5 = images = 0
+    start = time.perf_counter()
+    # Trainable layers quantize at every read of their weight: once is enough here.
+    with parametrize.cached():
+        for batch in batches:
+            labels = batch["labels"].to(device)
+            logits = model(batch["pixel_values"].to(device))
+            if int(labels.max()) >= logits.shape[1]:
+                raise ValueError(
+                    f"the data have label {int(labels.max())}, the model {logits.shape[1]} classes"
+                )
+            best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+            hits1 += int(best[:, 0].sum())
+            hits5 += int(best.any(1).sum())
+            images += len(labels)
+            if progress is not None:
+                progress(len(labels))
+    if not images:
+        raise ValueError("the data set holds no image")
+    return Accuracy(hits1 / images, hits5 / images, images, time.perf_counter() - start)
+
+
+def label_names(model: nn.Module) -> Sequence[str]:
+    """Names of a timm model's classes: of its configuration, ImageNet-1k's, or the numbers."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    names = config.get("label_names")
+    count = int(getattr(model, "num_classes", 0))
+    if isinstance(names, (list, tuple)) and len(names) == count:
+        return tuple(map(str, names))
+    if count == 1000:
+        info = ImageNetInfo()
+        return [info.index_to_description(index) for index in range(count)]
+    return [str(index) for index in range(count)]
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module,
+    paths: Iterable[str | Path],
+    *,
+    top: int = 5,
+    skipped: Callable[[str, str], object],
+) -> Iterator[Prediction]:
+    """Classify image files with the preprocessing of the model's configuration.
+
+    Args:
+        model: A timm model in evaluation mode.
+        top: Number of classes to report, at most all of them.
+        skipped: Called with the path and the reason for each file that is no readable image.
+    """
+    config = resolve_data_config({}, model=model)
+    transform = create_transform(**config, is_training=False)
+    mode = "L" if config["input_size"][0] == 1 else "RGB"
+    names = label_names(model)
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                pixels = transform(image.convert(mode))
+        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+            reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+            skipped(str(path), reason)
+            continue
+        probabilities = model(pixels.unsqueeze(0)).softmax(1)[0]
+        values, classes = probabilities.topk(min(top, len(probabilities)))
+        chosen = [int(label) for label in classes]
+        yield Prediction(
+            str(path), tuple(chosen), tuple(names[k] for k in chosen), tuple(values.tolist())
+        )

@@ -1,0 +1,85 @@
+"""Figures of a ternary model."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from .checkpoint import atomic_write
+from .convert import ternary_layers
+from .layers import PackedWeight, layer_code
+
+__all__ = ["weight_histograms"]
+
+# The figure's pages stay readable; of deeper models, layers at even distances are shown.
+_MOST_LAYERS = 24
+
+
+def weight_histograms(model: nn.Module, path: str | Path) -> Path:
+    """Draw the latent weights of each layer, its thresholds and its values, as a PNG.
+
+    The thresholds are where the codes change: midway between the largest latent weight coded 0
+    and the smallest coded +1, and likewise for -1.
+
+    Args:
+        model: A trainable ternary model (a packed one has no latent weights).
+        path: File to write.
+
+    Raises:
+        ValueError: The model has no trainable ternary layer.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    layers = {n: m for n, m in ternary_layers(model).items() if not isinstance(m, PackedWeight)}
+    if not layers:
+        raise ValueError("the model has no trainable ternary layer; type: timm_ternary.unpack_")
+    count = min(len(layers), _MOST_LAYERS)
+    chosen = [list(layers)[k] for k in np.linspace(0, len(layers) - 1, count).round().astype(int)]
+    columns = min(4, count)
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(3.2 * columns, 2.4 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, name in zip(axes, chosen, strict=False):
+        _histogram(axis, name, layers[name])
+    for axis in axes[count:]:
+        axis.set_axis_off()
+    figure.suptitle("Latent weights (bars), thresholds (dashed) and ternary values (arrows)")
+    path = Path(path)
+    with atomic_write(path, lambda temporary: figure.savefig(temporary, dpi=120, format="png")):
+        pass
+    return path
+
+
+def _histogram(axis, name: str, layer: nn.Module) -> None:  # type: ignore[no-untyped-def]
+    latent = layer.parametrizations.weight.original.detach().float().cpu().flatten()  # type: ignore[union-attr, operator]  # noqa: E501
+    code = layer_code(layer)
+    codes = code.codes[0].flatten().cpu()
+    limit = float(latent.abs().quantile(0.999)) if len(latent) < 2**24 else float(latent.abs().max())
+    limit = max(limit, float(code.pos.abs().max()), float(code.neg.abs().max())) * 1.1 or 1.0
+    axis.hist(latent.numpy(), bins=61, range=(-limit, limit), color="0.6")
+    for threshold in _thresholds(latent, codes):
+        axis.axvline(threshold, color="tab:red", linestyle="--", linewidth=1)
+    height = axis.get_ylim()[1]
+    values = (-float(code.neg.mean()), 0.0, float(code.pos.mean()))
+    for value in values:
+        arrow = {"arrowstyle": "-|>", "color": "tab:blue"}
+        axis.annotate("", (value, 0), (value, 0.25 * height), arrowprops=arrow)
+    axis.set_title(f"{name}\n{code.zeros:.0%} zeros", fontsize=8)
+    axis.set_yticks([])
+    axis.tick_params(labelsize=7)
+
+
+def _thresholds(latent: torch.Tensor, codes: torch.Tensor) -> list[float]:
+    """Where the codes change from -1 to 0 and from 0 to +1, for the signs that occur."""
+    found = []
+    for sign in (-1, 1):
+        inner, outer = (latent * sign)[codes != sign], (latent * sign)[codes == sign]
+        if len(inner) and len(outer):
+            found.append(sign * (float(inner.max()) + float(outer.min())) / 2)
+    return found

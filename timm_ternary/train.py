@@ -1,0 +1,166 @@
+"""Train from a recipe: ``python -m timm_ternary.train RECIPE.yaml [--field value]...``.
+
+``accelerate launch -m timm_ternary.train RECIPE.yaml`` starts the same module in every process.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from timm.models import save_for_hf
+from torch import nn
+from transformers import set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from . import models  # noqa: F401  (registers them with timm)
+from .checkpoint import CONFIG_NAME, WEIGHTS_NAME, atomic_write, save_packed
+from .convert import config_of
+from .training.arguments import DataArguments, ModelArguments
+from .training.build import build_model, find_start
+from .training.data import SetEpoch, load_data
+from .training.recipe import describe, parse
+from .training.trainer import TernaryTrainer
+from .training.training_arguments import TernaryTrainingArguments
+
+__all__ = ["ARGUMENTS", "main", "save_model", "train"]
+
+ARGUMENTS = (ModelArguments, DataArguments, TernaryTrainingArguments)
+"""The dataclasses whose fields are the keys of a recipe."""
+
+_USAGE = "python -m timm_ternary.train RECIPE.yaml [--field value]..."
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Train as a command line says; a user's mistake ends in one line and exit status 2.
+
+    Args:
+        argv: The words after the program's name; None: those of this process.
+
+    Returns:
+        As `train`.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    if "--help" in words or "-h" in words:
+        print(describe(_USAGE, *ARGUMENTS))
+        return {}
+    try:
+        if not words:
+            raise ValueError(f"no recipe is given; type: {_USAGE}")
+        return train(*parse(words, *ARGUMENTS))
+    except ValueError as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def train(
+    model_args: ModelArguments, data_args: DataArguments, args: TernaryTrainingArguments
+) -> dict[str, Any]:
+    """Load the data, build the model, train, evaluate, and write everything to `args.output_dir`.
+
+    The directory then holds model.safetensors and config.json (``timm.create_model(
+    "local-dir:DIR", pretrained=True)`` loads it; a ternary model is packed) and metrics.json.
+
+    Returns:
+        The metrics of training and evaluation, as in metrics.json.
+
+    Raises:
+        ValueError: The model, the data or a field do not fit together.
+    """
+    resume = _resume(args)
+    set_seed(args.seed)
+    start = find_start(model_args)
+    # One process of a machine prepares what `datasets` caches; the others then read it.
+    with args.main_process_first(desc="loading the data"):
+        data = load_data(
+            data_args,
+            model_cfg=start.cfg,
+            trained=start.trained,
+            in_chans=model_args.in_chans,
+            seed=args.seed,
+        )
+    set_seed(args.seed)  # the same weights whatever reading the data drew
+    model = build_model(
+        model_args,
+        start,
+        num_classes=data.num_classes,
+        in_chans=data.in_chans,
+        data_cfg=data.pretrained_cfg(),
+    )
+    if args.device.type == "cpu":
+        args.dataloader_pin_memory = False  # pinned memory serves copies to a GPU; torch warns
+    trainer = TernaryTrainer(
+        model=model,
+        args=args,
+        train_dataset=data.train,
+        eval_dataset=data.eval,
+        data_collator=data.data_collator,
+        callbacks=[SetEpoch(data.train)],
+    )
+    metrics = dict(trainer.train(resume_from_checkpoint=resume).metrics)
+    metrics |= trainer.evaluate()
+    if trainer.is_world_process_zero():
+        trained = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+        save_model(trained, args.output_dir)
+        _write_json(Path(args.output_dir) / "metrics.json", metrics)
+    trainer.accelerator.wait_for_everyone()
+    return metrics
+
+
+def save_model(model: nn.Module, directory: str | Path) -> None:
+    """Write a directory that timm loads: packed for a ternary model, else as timm writes it.
+
+    Raises:
+        ValueError: The model cannot be written, e.g. holds values that are not finite.
+    """
+    if config_of(model) is not None:
+        save_packed(model, directory)
+        return
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    names = model.pretrained_cfg.get("label_names")  # type: ignore[union-attr, operator]
+    with tempfile.TemporaryDirectory(dir=directory) as scratch:
+        save_for_hf(
+            model,
+            scratch,
+            model_config={"label_names": names} if names else None,
+            safe_serialization=True,
+        )
+        config = json.loads((Path(scratch) / CONFIG_NAME).read_text())
+        # transformers' TimmWrapper passes num_classes itself: twice is an error.
+        config.get("model_args", {}).pop("num_classes", None)
+        (Path(scratch) / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
+        for name in (WEIGHTS_NAME, CONFIG_NAME):
+            (Path(scratch) / name).replace(directory / name)
+
+
+def _resume(args: TernaryTrainingArguments) -> str | None:
+    """The checkpoint to resume from; ``true`` means the last one in the output directory."""
+    asked = args.resume_from_checkpoint
+    if asked is None or str(asked).lower() in ("no", "false"):
+        return None
+    if str(asked).lower() not in ("yes", "true"):
+        if not Path(asked).is_dir():
+            raise ValueError(f"resume_from_checkpoint: there is no directory {asked!r}")
+        return str(asked)
+    found = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+    if found is None:
+        raise ValueError(
+            f"there is no checkpoint in {args.output_dir!r} to resume from: "
+            "leave resume_from_checkpoint out to start anew"
+        )
+    return str(found)
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    with atomic_write(
+        path, lambda scratch: scratch.write_text(json.dumps(values, indent=2) + "\n")
+    ):
+        pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""ImageTrainer: transformers' Trainer for classifiers of images, timm's models included."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+from transformers import PrinterCallback, ProgressCallback, Trainer
+from transformers.trainer_pt_utils import LabelSmoother
+from transformers.trainer_utils import EvalLoopOutput
+
+from . import monitor
+from .training_arguments import TernaryTrainingArguments
+
+__all__ = ["ImageTrainer"]
+
+
+class ImageTrainer(Trainer):
+    """Loss, evaluation and accuracy of image classifiers; `TernaryTrainer` adds ternary training.
+
+    Args:
+        model: A plain timm model, ``forward(images) -> logits``, or a model of transformers,
+            ``forward(pixel_values, labels)``.
+        args: TernaryTrainingArguments.
+        *rest: As ``transformers.Trainer``.
+        **options: As ``transformers.Trainer``. A `compute_loss_func` gets a plain model's logits.
+
+    Raises:
+        ValueError: Several GPUs in one process, or `args` of another class.
+    """
+
+    args: TernaryTrainingArguments
+    compute_metrics: Any
+    preprocess_logits_for_metrics: Any
+
+    def __init__(self, model: Any = None, args: Any = None, *rest: Any, **options: Any) -> None:
+        args = TernaryTrainingArguments("tmp_trainer") if args is None else args
+        if not isinstance(args, TernaryTrainingArguments):
+            raise ValueError(
+                f"args must be timm_ternary.training.TernaryTrainingArguments (same fields and "
+                f"more), got {type(args).__name__}"
+            )
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"got {args.n_gpu} GPUs in one process (DataParallel), allowed is one; type: "
+                f"accelerate launch --multi_gpu --num_processes {args.n_gpu} -m "
+                f"timm_ternary.train RECIPE.yaml, or set CUDA_VISIBLE_DEVICES=0"
+            )
+        # The Trainer would look for the `config` of a model that has none.
+        smoothing, args.label_smoothing_factor = args.label_smoothing_factor, 0.0
+        try:
+            super().__init__(model, args, *rest, **options)
+        finally:
+            args.label_smoothing_factor = smoothing
+        self._plain = "pixel_values" not in inspect.signature(self.model.forward).parameters
+        if smoothing and not self._plain:
+            self.label_smoother = LabelSmoother(epsilon=smoothing)
+        if self._plain:
+            # A timm model's **kwargs are not for the Trainer.
+            self.model_accepts_loss_kwargs = False
+        if self.compute_metrics is None:
+            self.compute_metrics = monitor.top1
+            if self.preprocess_logits_for_metrics is None:
+                self.preprocess_logits_for_metrics = monitor.predicted_class
+        for callback, short in (
+            (ProgressCallback, monitor.ShortProgress),
+            (PrinterCallback, monitor.ShortPrinter),
+        ):
+            if self.pop_callback(callback) is not None:
+                self.add_callback(short)
+        self._accuracy = monitor.Accuracy()
+        self._counting = False
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As the Trainer's; counts the hits of the batch."""
+        self._counting = True
+        try:
+            loss: Tensor = super().training_step(*args, **kwargs)
+        finally:
+            self._counting = False
+        return loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Cross entropy with `label_smoothing_factor`, or `compute_loss_func`, or the model's own.
+
+        Args:
+            model: The model, wrapped for distribution or not.
+            inputs: A batch: ``pixel_values``, ``(n, channels, height, width)``, and ``labels``,
+                ``(n,)`` or probabilities ``(n, classes)``.
+            return_outputs: Return ``(loss, {"loss": ..., "logits": ...})``.
+            num_items_in_batch: Labels in the effective batch, for `compute_loss_func`.
+
+        Returns:
+            The loss, a scalar.
+        """
+        labels = inputs.get("labels")
+        if self._plain:
+            logits = model(inputs["pixel_values"])
+            if self.compute_loss_func is not None:
+                loss = self.compute_loss_func(logits, labels, num_items_in_batch=num_items_in_batch)
+            else:
+                smoothing = self.args.label_smoothing_factor
+                loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+            outputs: Any = {"loss": loss, "logits": logits}
+        else:
+            loss, outputs = super().compute_loss(
+                model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
+            )
+            logits = outputs.get("logits") if isinstance(outputs, dict) else None
+        if self._counting and logits is not None and labels is not None:
+            self._accuracy.add(logits, labels)
+        return (loss, outputs) if return_outputs else loss
+
+    def prediction_step(
+        self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> Any:
+        """As the Trainer's; a plain model without labels gives logits ``(n, classes)`` alone."""
+        if self._plain and inputs.get("labels") is None:
+            inputs = self._prepare_inputs(inputs)
+            with torch.no_grad(), self.compute_loss_context_manager():
+                logits = model(inputs["pixel_values"])
+            return None, None if prediction_loss_only else logits, None
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+
+    def evaluation_loop(
+        self, dataloader: Any, description: str, *args: Any, **kwargs: Any
+    ) -> EvalLoopOutput:
+        """As the Trainer's, each weight quantized once. `predict` returns logits, not classes."""
+        keep = self.preprocess_logits_for_metrics
+        if description == "Prediction" and keep is monitor.predicted_class:
+            self.preprocess_logits_for_metrics = None
+        try:
+            # A compiled model would take the cache, a global variable, for part of its graph.
+            with nullcontext() if self.args.torch_compile else parametrize.cached():
+                return super().evaluation_loop(dataloader, description, *args, **kwargs)
+        finally:
+            self.preprocess_logits_for_metrics = keep
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """As the Trainer's; safetensors refuses the strides of channels_last."""
+        state_dict = self.model.state_dict() if state_dict is None else state_dict
+        super()._save(output_dir, {name: t.contiguous() for name, t in state_dict.items()})
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As the Trainer's; a training log gets the accuracy, 0 to 1, since the last one."""
+        if "loss" in logs:
+            accuracy = self._accuracy.take(self.accelerator)
+            if accuracy is not None:
+                logs["accuracy"] = accuracy
+        super().log(logs, start_time)
