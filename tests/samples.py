@@ -21,7 +21,7 @@ MATRIX = [(m, g) for m in ("tga", "ttq", "twn") for g in ("layer", "channel")]
 
 
 def trained(name: str = "test_resnet_tern", *, seed: int = 0, **kwargs: Any) -> nn.Module:
-    """A trainable model in evaluation mode whose parameters have all moved away from their start."""
+    """A trainable model in evaluation mode whose parameters have all left their start."""
     torch.manual_seed(seed)
     model = timm.create_model(name, **{"num_classes": 5, **kwargs})
     with torch.no_grad():

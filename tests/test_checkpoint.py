@@ -198,7 +198,7 @@ class TestIsWhole:
             save_packed(trained(seed=9, ternary="ttq"), tmp_path)
         monkeypatch.undo()
         assert set(contents(tmp_path)) == {WEIGHTS_NAME, CONFIG_NAME} and len(calls) == 2
-        with pytest.raises(ValueError, match="config.json says ternary="):
+        with pytest.raises(ValueError, match=r"config\.json says ternary="):
             load_packed(tmp_path)
 
     def test_no_directory_can_be_made(self, model: nn.Module, tmp_path: Path) -> None:
@@ -280,9 +280,7 @@ class TestLoadsBack:
         assert is_packed(loaded) is packed
         with torch.no_grad():
             found = loaded(image())
-            expected = model.forward_intermediates(
-                image(), indices=[1, 3], intermediates_only=True
-            )
+            expected = model.forward_intermediates(image(), indices=[1, 3], intermediates_only=True)
         assert len(found) == 2
         for ours, theirs in zip(found, expected, strict=True):
             assert torch.equal(ours, theirs)

@@ -162,7 +162,7 @@ def test_unknown_encoding_names_the_nearest() -> None:
         lambda: packing.decode(torch.zeros(1, dtype=torch.uint8), "2bits", 1, 4),
         lambda: packing.check_encoding("2bits"),
     ):
-        with pytest.raises(ValueError, match="unknown encoding '2bits'; did you mean '2bit'?"):
+        with pytest.raises(ValueError, match=r"unknown encoding '2bits'; did you mean '2bit'\?"):
             call()
 
 

@@ -3,6 +3,10 @@
 Importing the package registers ``<name>_tern`` for every name that timm lists.
 """
 
+import importlib
+from types import ModuleType
+
+from . import checkpoint, quantizers
 from .code import TernaryCode
 from .config import TernaryConfig
 from .convert import pack_, ternarize_, unpack_
@@ -14,9 +18,19 @@ __all__ = [
     "TernaryCode",
     "TernaryConfig",
     "__version__",
+    "checkpoint",
     "pack_",
+    "quantizers",
     "register_ternary",
     "summarize",
     "ternarize_",
+    "training",
     "unpack_",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    # training imports transformers and datasets, seconds that a mere import must not cost.
+    if name == "training":
+        return importlib.import_module(".training", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

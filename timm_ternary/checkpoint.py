@@ -48,6 +48,7 @@ VERSION = 1
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 _KEY, _DIGEST_KEY = "timm_ternary", "timm_ternary_digest"
+_HEADER = {"encoding": str, "architecture": str, "ternary": dict, "layers": dict, "digests": dict}
 _LATENT = ".parametrizations.weight.original"
 _INNER = ".parametrizations.weight.0."
 
@@ -121,12 +122,30 @@ def load_packed(directory: str | Path, packed: bool = True) -> nn.Module:
             the message names the tensor at fault.
     """
     path = Path(directory) / WEIGHTS_NAME
-    if read_weights(path).config is None:
+    stored = read_weights(path)
+    if stored.config is None:
         raise ValueError(f"{path}: not packed by timm_ternary; type: timm-ternary pack {directory}")
-    if not (Path(directory) / CONFIG_NAME).is_file():
+    path = Path(directory) / CONFIG_NAME
+    if not path.is_file():
         raise ValueError(f"{directory}: no {CONFIG_NAME} beside {WEIGHTS_NAME}")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from None
+    name = values.get("architecture") if isinstance(values, dict) else None
+    if name != stored.architecture:
+        raise ValueError(
+            f"{path}: the weights are those of {stored.architecture!r}, not of {name!r}"
+        )
     kwargs = {} if packed else {"packed": False}
-    return timm.create_model(f"local-dir:{directory}", pretrained=True, **kwargs)
+    try:
+        return timm.create_model(f"local-dir:{directory}", pretrained=True, **kwargs)
+    except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError) as error:
+        # timm believes config.json: a missing key or a wrong argument ends where it is used.
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{path}: timm cannot build this model ({type(error).__name__}: {reason})"
+        ) from error
 
 
 def is_packed_file(path: str | Path) -> bool:
@@ -160,9 +179,14 @@ def read_weights(path: str | Path) -> StoredWeights:
             raise ValueError(f"{path}: tensor {name} is missing")
         if header["digests"].get(name) != _digest_tensor(name, tensors[name]):
             raise ValueError(f"{path}: tensor {name} is damaged (its digest does not match)")
+    try:
+        config = TernaryConfig.from_dict(header["ternary"])
+        packing.check_encoding(header["encoding"])
+    except ValueError as error:
+        raise ValueError(f"{path}: the timm_ternary metadata: {error}") from None
     stored = StoredWeights(
         dense={},
-        config=TernaryConfig.from_dict(header["ternary"]),
+        config=config,
         encoding=header["encoding"],
         architecture=header["architecture"],
     )
@@ -176,9 +200,12 @@ def read_weights(path: str | Path) -> StoredWeights:
         except KeyError as error:
             raise ValueError(f"{path}: tensor {error.args[0]} is missing") from None
         except ValueError as error:
-            raise ValueError(f"{path}: tensor {name}.weight_packed: {error}") from None
+            raise ValueError(f"{path}: tensor {name}.{error}") from None
         stored.codes[name] = code
         stored.dense[f"{name}.weight"] = code.decode()
+    for name, tensor in tensors.items():
+        if not _is_finite(tensor):
+            raise ValueError(f"{path}: tensor {name} holds a value that is not finite")
     stored.dense.update(tensors)
     return stored
 
@@ -238,7 +265,7 @@ def _serialize(model: nn.Module, config: TernaryConfig, encoding: str, architect
         if not name.startswith(own)
     }
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if not _is_finite(tensor):
             raise ValueError(f"tensor {name} holds values that are not finite; nothing is written")
     rows = quantizers.get(config.method).scale_rows
     for name, layer in layers.items():
@@ -297,13 +324,14 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(str(path), framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
-    except (SafetensorError, UnicodeDecodeError) as error:
+    except (SafetensorError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         # Asked only now: a safetensors file may begin with the same bytes, its header's length.
         with path.open("rb") as raw:
             start = raw.read(2)
         if start == b"PK" or start[:1] == b"\x80":
             raise ValueError(f"{path}: a pickle file; only safetensors files are read") from None
-        raise ValueError(f"{path}: not a whole safetensors file ({error})") from None
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: not a whole safetensors file ({reason})") from None
 
 
 def _read_header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -312,13 +340,24 @@ def _read_header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         raise ValueError(
             f"{path}: the timm_ternary metadata is damaged (its digest does not match)"
         )
-    header = json.loads(text)
-    version = header.get("version")
-    if not isinstance(version, int) or version > VERSION:
+    try:
+        header = json.loads(text)
+        version = header["version"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path}: the timm_ternary metadata states no version") from None
+    if not isinstance(version, int) or not 1 <= version <= VERSION:
         raise ValueError(
             f"{path}: format version {version}, this release reads up to {VERSION}; "
             "type: pip install -U timm-ternary"
         )
+    for key, kind in _HEADER.items():
+        if not isinstance(header.get(key), kind):
+            raise ValueError(f"{path}: {key} in the timm_ternary metadata is no {kind.__name__}")
+    for name, shape in header["layers"].items():
+        if not (
+            isinstance(shape, list) and shape and all(type(n) is int and n >= 0 for n in shape)
+        ):
+            raise ValueError(f"{path}: tensor {name}.weight_packed has the shape {shape!r}")
     return dict(header)
 
 
@@ -333,6 +372,10 @@ def _read_unpacked(tensors: dict[str, Tensor]) -> StoredWeights:
         else:
             stored.dense[name] = tensor
     return stored
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 
 def _digest_tensor(name: str, tensor: Tensor) -> str:

@@ -9,6 +9,7 @@ In both, `layer.weight` is the ternary weight, whether the layer is called or on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
@@ -189,21 +190,26 @@ def code_from_tensors(packed: Tensor, scale: Tensor, shape: torch.Size) -> Terna
         shape: Of the weight.
 
     Raises:
-        ValueError: Wrong dtype, shape or size, an invalid code, a scale that is not finite.
+        ValueError: Wrong dtype, shape or size, an invalid code, a scale that is not finite; the
+            message begins with the name of the tensor at fault.
     """
     groups = {1, shape[0]}
-    if not (scale.ndim == 3 and scale.shape[1] in (1, 2) and scale.shape[2] in groups):
+    fits = scale.ndim == 3 and scale.shape[1] in (1, 2) and scale.shape[2] in groups
+    if not (fits and scale.shape[0]):
         raise ValueError(
-            f"weight_scale must have shape (bases, 1 or 2, {' or '.join(map(str, sorted(groups)))}), "
-            f"got {tuple(scale.shape)}"
+            f"weight_scale: must have shape (bases, 1 or 2, {' or '.join(map(str, sorted(groups)))})"
+            f", got {tuple(scale.shape)}"
         )
     if not scale.is_floating_point():
-        raise ValueError(f"weight_scale must be floating point, got {scale.dtype}")
+        raise ValueError(f"weight_scale: must be floating point, got {scale.dtype}")
     if not torch.isfinite(scale).all():
-        raise ValueError("weight_scale holds a value that is not finite")
-    bases, count = scale.shape[0], shape.numel()
-    encoding = packing.detect(packed, bases, count)
-    codes = packing.decode(packed, encoding, bases, count).reshape(bases, *shape)
+        raise ValueError("weight_scale: holds a value that is not finite")
+    bases, count = scale.shape[0], math.prod(shape)
+    try:
+        encoding = packing.detect(packed, bases, count)
+        codes = packing.decode(packed, encoding, bases, count).reshape(bases, *shape)
+    except ValueError as error:
+        raise ValueError(f"weight_packed: {error}") from None
     return TernaryCode(codes, scale[:, 0], scale[:, -1])
 
 
@@ -230,7 +236,7 @@ def _adapt(layer: nn.Module, state: MutableMapping[str, Any], prefix: str, *_: A
         try:
             code = code_from_tensors(state[keys[0]], state[keys[1]], shape)  # type: ignore[arg-type]
         except ValueError as error:
-            raise ValueError(f"tensor {prefix}weight_packed: {error}") from None
+            raise ValueError(f"tensor {prefix}{error}") from None
         if trainable is not None:
             del state[keys[0]], state[keys[1]]
             state[latent] = trainable.restore(code)

@@ -21,7 +21,7 @@ from .checkpoint import CONFIG_NAME, WEIGHTS_NAME, atomic_write, save_packed
 from .convert import config_of
 from .training.arguments import DataArguments, ModelArguments
 from .training.build import build_model, find_start
-from .training.data import SetEpoch, load_data
+from .training.data import Data, SetEpoch, load_data
 from .training.recipe import describe, parse
 from .training.trainer import TernaryTrainer
 from .training.training_arguments import TernaryTrainingArguments
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         if not words:
             raise ValueError(f"no recipe is given; type: {_USAGE}")
         return train(*parse(words, *ARGUMENTS))
-    except ValueError as error:
+    except (OSError, ValueError) as error:  # OSError: what is read or written is not there
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         raise SystemExit(2) from error
 
@@ -71,25 +71,7 @@ def train(
         ValueError: The model, the data or a field do not fit together.
     """
     resume = _resume(args)
-    set_seed(args.seed)
-    start = find_start(model_args)
-    # One process of a machine prepares what `datasets` caches; the others then read it.
-    with args.main_process_first(desc="loading the data"):
-        data = load_data(
-            data_args,
-            model_cfg=start.cfg,
-            trained=start.trained,
-            in_chans=model_args.in_chans,
-            seed=args.seed,
-        )
-    set_seed(args.seed)  # the same weights whatever reading the data drew
-    model = build_model(
-        model_args,
-        start,
-        num_classes=data.num_classes,
-        in_chans=data.in_chans,
-        data_cfg=data.pretrained_cfg(),
-    )
+    data, model = _prepare(model_args, data_args, args)
     if args.device.type == "cpu":
         args.dataloader_pin_memory = False  # pinned memory serves copies to a GPU; torch warns
     trainer = TernaryTrainer(
@@ -135,6 +117,31 @@ def save_model(model: nn.Module, directory: str | Path) -> None:
         (Path(scratch) / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
         for name in (WEIGHTS_NAME, CONFIG_NAME):
             (Path(scratch) / name).replace(directory / name)
+
+
+def _prepare(
+    model_args: ModelArguments, data_args: DataArguments, args: TernaryTrainingArguments
+) -> tuple[Data, nn.Module]:
+    set_seed(args.seed)
+    start = find_start(model_args)
+    # One process of a machine prepares what `datasets` caches; the others then read it.
+    with args.main_process_first(desc="loading the data"):
+        data = load_data(
+            data_args,
+            model_cfg=start.cfg,
+            trained=start.trained,
+            in_chans=model_args.in_chans,
+            seed=args.seed,
+        )
+    set_seed(args.seed)  # the same weights whatever reading the data drew
+    model = build_model(
+        model_args,
+        start,
+        num_classes=data.num_classes,
+        in_chans=data.in_chans,
+        data_cfg=data.pretrained_cfg(),
+    )
+    return data, model
 
 
 def _resume(args: TernaryTrainingArguments) -> str | None:

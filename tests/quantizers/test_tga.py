@@ -267,3 +267,18 @@ def test_half_precision_weights_have_float32_statistics(dtype, granularity):
 def test_a_bad_init_factor_is_named(value):
     with pytest.raises(ValueError, match=rf"init_factor must be .*got {value!r}"):
         TGA(torch.ones(2, 2), init_factor=value)
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.1, 0.5, 2.0])
+@pytest.mark.parametrize("mean", [0.0, 0.05, -1.0, -3e-6])
+@pytest.mark.parametrize("count", [2, 3, 16, 61])
+def test_restore_gives_back_every_scale_to_the_last_bit(count, mean, factor):
+    # Few nonzero codes, none at all, and scales below zero: where the threshold's steps are coarse.
+    rng = np.random.default_rng(count)
+    values = rng.normal(size=(500, count)) * abs(mean or 1.0) * rng.choice([0.1, 1, 10], (500, 1))
+    weight = torch.from_numpy(values + mean).float()
+    code = TGA(weight, granularity="channel", init_factor=factor).encode(weight)
+    fresh = TGA(torch.zeros(500, count), granularity="channel")
+    again = fresh.encode(fresh.restore(code))
+    assert torch.equal(again.codes, code.codes)
+    assert torch.equal(again.pos, code.pos)

@@ -364,7 +364,7 @@ def _bad_parquet(root: Path) -> dict[str, Any]:
         (lambda root: {"dataset": parquet(root, labels=[0, -1, 1])}, ["label -1 in row 1"]),
         (lambda root: {"dataset": parquet(root, labels=[0, None, 1])}, ["lacks 1 labels"]),
         (lambda root: {"dataset": parquet(root, test=[0, 2])}, ["'test' has classes", "'2'"]),
-        (_other_classes, ["train.parquet and", "different classes", "'b'"]),
+        (_other_classes, ["train.parquet", "different classes", "'b'"]),
         (_empty_split, ['split "test" is empty']),
         (_broken_image, ["row 5", "1.png", "not an image"]),
         (_broken_cell, ["row 2 of split 'train'", "cannot be read"]),

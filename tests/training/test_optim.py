@@ -226,7 +226,8 @@ def test_arguments_parse_from_a_command_line() -> None:
 
     line = (
         "--output_dir out --use_cpu --optimizer sgd --momentum 0.9 --nesterov "
-        "--lr_milestones 80 120 --update alternate --threshold_learning_rate 1e-4 --threshold_every 2"
+        "--lr_milestones 80 120 --update alternate --threshold_learning_rate 1e-4"
+        " --threshold_every 2"
     )
     (args,) = HfArgumentParser(TernaryTrainingArguments).parse_args_into_dataclasses(line.split())
     assert (args.optimizer, args.momentum, args.nesterov) == ("sgd", 0.9, True)

@@ -204,9 +204,14 @@ def _make_ternary(
         return install_(model, config, packed=packed, codes=codes)
     install_(model, config, packed=False)
     for name, quantizer in quantizers_of(model).items():
-        if name in kept:
-            quantizer.load_state_dict(stored.quantizers[kept[name]])
+        state = stored.quantizers.get(kept.get(name, ""), {})
+        if _shapes(state) == _shapes(quantizer.state_dict()):  # else `ternary` asks for another
+            quantizer.load_state_dict(state)
     return pack_(model) if packed else model
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}
 
 
 def _same(weight: Tensor, stored: Tensor) -> bool:

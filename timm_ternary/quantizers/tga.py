@@ -149,17 +149,14 @@ class TGA(Quantizer):
         rows = torch.where(flat, codes * target, offset + size * levels)
 
         mean, std, _ = self._moments(rows)
-        start = (size * threshold).masked_fill(flat, 0).to(mean.dtype)
-        for _ in range(2):  # Newton's method: S is smooth, and start is close.
-            ratio = inverse_mills(start / std)
-            start = start + (target - mean - std * ratio) / (ratio * (ratio - start / std))
-        start = start.clamp(min=0).masked_fill(flat, 0)
-        # S grows by less than a unit in the last place when the threshold does: one fits.
-        units = torch.arange(-16, 17, device=rows.device) * torch.finfo(rows.dtype).eps / 2
-        candidates = (start * (1 + units.to(start.dtype))).to(rows.dtype)
-        scales = self._scale(candidates, mean, std)[0].to(rows.dtype)
-        best = (scales - target).abs().argmin(1, keepdim=True)
-        self.threshold.copy_(candidates.gather(1, best).view(-1))
+        threshold = (size * threshold).to(mean.dtype)
+        for _ in range(2):  # Newton's method on S = target: smooth, and close already.
+            ratio = inverse_mills(threshold / std)
+            slope = ratio * (ratio - threshold / std)
+            threshold = threshold + (target - mean - std * ratio) / slope
+        # Rounding it moves S by less than half a unit in the last place: dS/dthreshold < 1, and
+        # the threshold is smaller than S (or than |target|, where S <= 0).
+        self.threshold.copy_(threshold.clamp(min=0).masked_fill(flat, 0).view(-1))
         return rows.view(code.shape)
 
     @staticmethod

@@ -220,7 +220,7 @@ def _split(name: str, dataset: Dataset, image: str, label: str) -> Split:
     labels = _labels(name, dataset, label)
     try:
         cells = dataset.select_columns([image]).cast_column(image, Image(decode=False))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, NotImplementedError) as error:  # pyarrow's, for a cast
         raise ValueError(
             f"column {image!r} of split {name!r} holds {dataset.features[image]}, not images"
         ) from error

@@ -131,7 +131,6 @@ class _Typer:
     """Gives values the types of dataclass fields, as transformers' argument parser does."""
 
     def __init__(self, dataclass_types: Sequence[type]) -> None:
-        self.types = dataclass_types
         self.parser = _Parser(dataclass_types, allow_abbrev=False, add_help=False)
         self.hints: dict[str, Any] = {}
         for cls in dataclass_types:

@@ -1,0 +1,263 @@
+"""train.main, from a recipe to a directory that timm loads."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+import timm_ternary
+from timm_ternary import train
+from timm_ternary.training.arguments import DataArguments, ModelArguments
+from timm_ternary.training.build import build_model, find_start
+from timm_ternary.training.data import load_data
+
+FAST = {
+    "dataset": "digits",
+    "max_train_samples": 128,
+    "max_eval_samples": 64,
+    "padding": 1,
+    "per_device_train_batch_size": 32,
+    "per_device_eval_batch_size": 64,
+    "max_steps": 3,
+    "optimizer": "sgd",
+    "learning_rate": 0.02,
+    "disable_tqdm": True,
+    "use_cpu": True,
+    "save_strategy": "no",
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Images of 8 x 8 pixels are slower with more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def recipe(path: Path, **values: Any) -> list[str]:
+    """The words of a command line: a recipe (JSON is YAML), which writes to `path`/out."""
+    path.mkdir(exist_ok=True)
+    content = FAST | {"output_dir": str(path / "out")} | values
+    (path / "recipe.yaml").write_text(json.dumps(content))
+    return [str(path / "recipe.yaml")]
+
+
+@pytest.fixture(scope="module")
+def float_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("float")
+    metrics = train.main(recipe(path, model="resnet8_cifar"))
+    assert metrics["eval_accuracy"] >= 0
+    return path / "out"
+
+
+def eval_images() -> torch.Tensor:
+    data = load_data(DataArguments(dataset="digits", max_eval_samples=64))
+    return data.eval.__getitems__(range(64))["pixel_values"]
+
+
+def test_a_float_run_writes_what_timm_loads(float_run: Path) -> None:
+    assert {p.name for p in float_run.iterdir()} >= {
+        "config.json",
+        "metrics.json",
+        "model.safetensors",
+    }
+    metrics = json.loads((float_run / "metrics.json").read_text())
+    assert metrics["epoch"] == 0.75 and 0 <= metrics["eval_accuracy"] <= 1
+    config = json.loads((float_run / "config.json").read_text())
+    assert config["label_names"] == [str(digit) for digit in range(10)]
+    assert config["pretrained_cfg"]["input_size"] == [1, 8, 8]
+    assert len(config["pretrained_cfg"]["mean"]) == 1
+    assert "num_classes" not in config.get("model_args", {})
+    model = timm.create_model(f"local-dir:{float_run}", pretrained=True).eval()
+    assert model(eval_images()).shape == (64, 10)
+
+
+class _Keep(TrainerCallback):
+    """Keeps the model that a run trained."""
+
+    model: Any = None
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        _Keep.model = kwargs["model"]
+
+
+@pytest.mark.parametrize("ternary", ["tga", {"method": "ttq", "exclude": ["first", "last"]}])
+def test_a_ternary_run_starts_from_it_and_reloads_exactly(
+    float_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ternary: Any
+) -> None:
+    class Trainer(train.TernaryTrainer):
+        def __init__(self, **options: Any) -> None:
+            options["callbacks"] = [*options["callbacks"], _Keep()]
+            super().__init__(**options)
+
+    monkeypatch.setattr(train, "TernaryTrainer", Trainer)
+    words = recipe(tmp_path, model="resnet8_cifar_tern", checkpoint=str(float_run), ternary=ternary)
+    metrics = train.main([*words, "--max_steps", "2"])
+    assert metrics["epoch"] == 0.5
+    images, trained = eval_images(), _Keep.model.eval()
+    reloaded = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    with torch.inference_mode():
+        expected, logits = trained(images), reloaded(images)
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(logits.argmax(1), expected.argmax(1))
+    assert reloaded.pretrained_cfg["mean"] == pytest.approx(trained.pretrained_cfg["mean"])
+    with safe_open(str(tmp_path / "out" / "model.safetensors"), "pt") as file:
+        assert any(name.endswith(".weight_packed") for name in file.keys())
+    summary = timm_ternary.summarize(reloaded)
+    assert summary is not None
+
+
+def test_training_starts_from_the_checkpoints_weights_and_normalization(float_run: Path) -> None:
+    args = ModelArguments(model="resnet8_cifar_tern", checkpoint=str(float_run))
+    start = find_start(args)
+    recorded = json.loads((float_run / "config.json").read_text())["pretrained_cfg"]
+    assert start.trained and start.cfg["mean"] == recorded["mean"]
+    model = build_model(args, start, num_classes=10, in_chans=1)
+    weights = load_file(float_run / "model.safetensors")
+    layer = model.get_submodule("layer1.0.conv1")
+    latent = layer.parametrizations.weight.original
+    assert torch.equal(latent, weights["layer1.0.conv1.weight"])
+    # The threshold starts from these weights, not from those the layer was constructed with.
+    threshold = next(iter(layer.parametrizations.weight[0].parameters()))
+    assert float(threshold.detach()) == pytest.approx(0.1 * float(latent.detach().abs().max()))
+    assert torch.equal(model.state_dict()["fc.bias"], weights["fc.bias"])
+
+
+def test_a_checkpoint_may_be_a_file_or_a_ternary_run(float_run: Path, tmp_path: Path) -> None:
+    args = ModelArguments(model="resnet8_cifar", checkpoint=str(float_run / "model.safetensors"))
+    model = build_model(args, num_classes=10, in_chans=1)
+    weights = load_file(float_run / "model.safetensors")
+    assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+    ternary = timm_ternary.ternarize_(model, "twn").eval()
+    train.save_model(ternary, tmp_path / "packed")
+    again = build_model(
+        ModelArguments(
+            model="resnet8_cifar_tern", checkpoint=str(tmp_path / "packed"), ternary="twn"
+        ),
+        num_classes=10,
+        in_chans=1,
+    ).eval()
+    images = eval_images()
+    with torch.inference_mode():
+        torch.testing.assert_close(again(images), ternary(images), atol=1e-5, rtol=1e-5)
+    stored = build_model(
+        ModelArguments(model=f"local-dir:{tmp_path / 'packed'}"), num_classes=10, in_chans=1
+    ).eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(stored(images), ternary(images), atol=1e-5, rtol=1e-5)
+    assert any("original" in name for name, _ in stored.named_parameters())  # trainable
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    words = recipe(
+        tmp_path,
+        model="resnet8_cifar_tern",
+        dataset="digits",
+        padding=2,
+        max_steps=6,
+        save_strategy="steps",
+        save_steps=3,
+    )
+    whole = train.main(words)
+    before = load_file(tmp_path / "out" / "model.safetensors")
+    checkpoint = tmp_path / "out" / "checkpoint-3"
+    resumed = train.main([*words, "--resume_from_checkpoint", str(checkpoint)])
+    after = load_file(tmp_path / "out" / "model.safetensors")
+    assert resumed["eval_loss"] == whole["eval_loss"]
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("values", "parts"),
+    [
+        ({"model": "resnet9_cifar"}, ["unknown model 'resnet9_cifar'", "did you mean 'resnet"]),
+        ({"model": "resnet18.a1_in2k"}, ["unknown tag of resnet18 'a1_in2k'", "a1_in1k"]),
+        (
+            {"model": "resnet8_cifar", "ternary": "tga"},
+            ["float model", "type model: resnet8_cifar_tern"],
+        ),
+        ({"model": "resnet8_cifar_tern", "ternary": "tgb"}, ["'tgb'", "did you mean 'tga'?"]),
+        ({"model": "resnet8_cifar", "pretrained": True}, ["no weights are published"]),
+        ({"model": "resnet8_cifar", "checkpoint": "nowhere"}, ["'nowhere'", "no such file"]),
+        ({"model": "local-dir:nowhere"}, ["cannot read model 'local-dir:nowhere'"]),
+        ({"model": "some/where"}, ["'hf-hub:some/where'"]),
+        ({"model": "resnet8_cifar", "model_kwargs": {"drip": 1}}, ["cannot build", "drip"]),
+        ({"model": "resnet8_cifar", "dataset": "./none"}, ["'./none'", "no such file"]),
+        ({"model": "resnet8_cifar", "learning_rat": 1}, ["did you mean 'learning_rate'?"]),
+        ({"model": "resnet8_cifar", "update": "both"}, ["unknown update 'both'"]),
+        ({"model": "resnet8_cifar", "resume_from_checkpoint": True}, ["no checkpoint in"]),
+        ({"model": "resnet8_cifar", "resume_from_checkpoint": "x"}, ["no directory 'x'"]),
+    ],
+)
+def test_mistakes_end_in_one_line_and_status_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], values: dict[str, Any], parts: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        train.main(recipe(tmp_path, **values))
+    assert caught.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("error: ")
+    for part in parts:
+        assert part in lines[-1]
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_a_checkpoint_of_other_data_is_refused(
+    float_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ModelArguments(model="resnet8_cifar_tern", checkpoint=str(float_run))
+    with pytest.raises(ValueError, match="has 10 classes, but the data have 7"):
+        build_model(args, num_classes=7, in_chans=1)
+    with pytest.raises(SystemExit):
+        train.main(recipe(tmp_path, model="resnet14_cifar", checkpoint=str(float_run)))
+    assert "cannot build 'resnet14_cifar'" in capsys.readouterr().err
+
+
+def test_an_output_directory_that_is_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(SystemExit):
+        train.main(recipe(tmp_path, model="resnet8_cifar"))
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("error: ")
+
+
+def test_no_recipe_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train.main([])
+    assert "error: no recipe is given" in capsys.readouterr().err
+    assert train.main(["--help"]) == {}
+    assert "--threshold_learning_rate" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.multi_process
+def test_two_processes_share_the_batches(tmp_path: Path) -> None:
+    launch = Path(__file__).parents[1] / "recipes" / "accelerate" / "cpu_two_processes.yaml"
+    words = recipe(tmp_path, model="resnet8_cifar_tern", max_steps=-1, num_train_epochs=2)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launch)]
+    run = subprocess.run(
+        [*command, "--main_process_port", "0", "-m", "timm_ternary.train", *words],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    # 128 images, 32 a process: two steps an epoch, where one process would take four.
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["train_steps_per_second"] * metrics["train_runtime"] == pytest.approx(4, abs=0.2)
+    assert timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True) is not None
