@@ -1,7 +1,7 @@
 """Packed checkpoints: a directory with model.safetensors and config.json.
 
 ``model.safetensors`` holds, for each ternary layer L, ``L.weight_packed`` (uint8, packing.py) and
-``L.weight_scale`` (float32, ``(bases, 1 or 2, 1 or out)``), and all other tensors as timm names them.
+``L.weight_scale`` (float32, ``(bases, 1 or 2, 1 or out)``); all other tensors as timm names them.
 Its metadata says ``format: pt`` and, as JSON under ``timm_ternary``: the version, the encoding, the
 architecture, the configuration, the shape of each ternary weight and a digest of each tensor;
 ``timm_ternary_digest`` is the digest of that JSON. ``config.json`` is timm's own.
@@ -41,6 +41,7 @@ __all__ = [
     "is_packed_file",
     "load_packed",
     "read_weights",
+    "save_float",
     "save_packed",
 ]
 
@@ -96,18 +97,21 @@ def save_packed(model: nn.Module, directory: str | Path, encoding: str = "2bit")
         raise ValueError("the model is not ternary; type: timm_ternary.ternarize_(model)")
     architecture = _architecture(model)
     data = _serialize(model, config, encoding, architecture)
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    extra = {"pretrained_cfg": {"architecture": architecture}}
+    return _write(model, directory, data, extra, ternary=config.to_dict(), packed=encoding)
 
-    def write_config(path: Path) -> None:
-        _write_config(model, path, config, encoding, architecture)
 
-    with (
-        atomic_write(directory / CONFIG_NAME, write_config),
-        atomic_write(directory / WEIGHTS_NAME, lambda path: path.write_bytes(data)),
-    ):
-        pass  # both are on the disk in full here, and take their names on the way out
-    return directory
+def save_float(model: nn.Module, directory: str | Path) -> Path:
+    """Write a float timm model as a directory that timm loads, each file at once.
+
+    Unlike ``timm.models.save_for_hf`` it leaves a directory that transformers loads too.
+
+    Raises:
+        ValueError: The model holds values that are not finite. Nothing is written then.
+        OSError: The directory cannot be written. Older files in it stay whole.
+    """
+    tensors = _plain_tensors(model, own=())
+    return _write(model, directory, safetensors.torch.save(tensors, {"format": "pt"}), {})
 
 
 def load_packed(directory: str | Path, packed: bool = True) -> nn.Module:
@@ -258,18 +262,10 @@ def _serialize(model: nn.Module, config: TernaryConfig, encoding: str, architect
     """The bytes of model.safetensors."""
     layers = ternary_layers(model, every_name=True)
     own = tuple(f"{name}.{part}" for name in layers for part in ("parametrizations.", "weight_"))
-    tensors = {
-        # A clone each: safetensors refuses tensors that share memory, and tied ones do.
-        name: tensor.detach().cpu().contiguous().clone()
-        for name, tensor in model.state_dict().items()
-        if not name.startswith(own)
-    }
-    for name, tensor in tensors.items():
-        if not _is_finite(tensor):
-            raise ValueError(f"tensor {name} holds values that are not finite; nothing is written")
+    tensors = _plain_tensors(model, own)
     rows = quantizers.get(config.method).scale_rows
-    for name, layer in layers.items():
-        code = checked_code(name, layer).to("cpu")
+    codes = {name: checked_code(name, layer).to("cpu") for name, layer in layers.items()}
+    for name, code in codes.items():
         data = packing.encode_smallest(code.codes.flatten(1), encoding)
         tensors[f"{name}.weight_packed"] = data
         tensors[f"{name}.weight_scale"] = scale_tensor(code, rows).float().contiguous()
@@ -279,7 +275,7 @@ def _serialize(model: nn.Module, config: TernaryConfig, encoding: str, architect
             "encoding": encoding,
             "architecture": architecture,
             "ternary": config.to_dict(),
-            "layers": {name: list(layer.weight.shape) for name, layer in layers.items()},
+            "layers": {name: list(code.shape) for name, code in codes.items()},
             "digests": {name: _digest_tensor(name, tensor) for name, tensor in tensors.items()},
         }
     )
@@ -300,18 +296,45 @@ def _in_order(data: bytes) -> bytes:
     return data[:8] + text.ljust(size) + data[8 + size :]
 
 
-def _write_config(
-    model: nn.Module, path: Path, config: TernaryConfig, encoding: str, architecture: str
-) -> None:
-    pretrained_cfg = model.pretrained_cfg
-    extra: dict[str, Any] = {"pretrained_cfg": {"architecture": architecture}}
-    if pretrained_cfg.get("label_names"):  # type: ignore[union-attr, operator]
-        extra["label_names"] = pretrained_cfg["label_names"]  # type: ignore[index]
-    arguments = {"ternary": config.to_dict(), "packed": encoding}
+def _plain_tensors(model: nn.Module, own: tuple[str, ...]) -> dict[str, Tensor]:
+    """The state of `model` but for names that begin like one of `own`, checked to be finite."""
+    tensors = {
+        # A clone each: safetensors refuses tensors that share memory, and tied ones do.
+        name: tensor.detach().cpu().contiguous().clone()
+        for name, tensor in model.state_dict().items()
+        if not name.startswith(own)
+    }
+    for name, tensor in tensors.items():
+        if not _is_finite(tensor):
+            raise ValueError(f"tensor {name} holds values that are not finite; nothing is written")
+    return tensors
+
+
+def _write(
+    model: nn.Module, directory: str | Path, data: bytes, extra: dict[str, Any], **arguments: Any
+) -> Path:
+    """Both files of a directory: in full on the disk before either takes its name."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with (
+        atomic_write(
+            directory / CONFIG_NAME, lambda path: _write_config(model, path, extra, **arguments)
+        ),
+        atomic_write(directory / WEIGHTS_NAME, lambda path: path.write_bytes(data)),
+    ):
+        pass
+    return directory
+
+
+def _write_config(model: nn.Module, path: Path, extra: dict[str, Any], **arguments: Any) -> None:
+    """Write timm's config.json, with `arguments` among the model_args."""
+    pretrained_cfg: Any = model.pretrained_cfg
+    if pretrained_cfg.get("label_names"):
+        extra = {**extra, "label_names": pretrained_cfg["label_names"]}
     save_config_for_hf(model, str(path), model_config=extra, model_args=arguments)
     values = json.loads(path.read_text())
     # TimmWrapper passes num_classes itself: twice is an error. It stands at the top level too.
-    values["model_args"].pop("num_classes", None)
+    values.get("model_args", {}).pop("num_classes", None)
     path.write_text(json.dumps(values, indent=2) + "\n")
 
 

@@ -60,7 +60,8 @@ def quickstart(
     accuracies = (metrics[f"{form}_accuracy"] for form in ("float", "ternary", "reloaded"))
     table.add_row("accuracy", *(f"{100 * value:.2f} %" for value in accuracies))
     sizes = metrics["float_bytes"], metrics["packed_bytes"]
-    table.add_row("bytes", f"{sizes[0]:,}", f"{sizes[1]:,}", f"{sizes[0] / sizes[1]:.1f}x smaller")
+    table.add_row("bytes", f"{sizes[0]:,}", f"{sizes[1]:,}", f"{sizes[1]:,}")
+    table.add_row("", "", f"{sizes[0] / sizes[1]:.1f}x smaller", "")
     table.add_row("zeros", "", f"{metrics['zeros']:.1%}", "")
     layers = f"{metrics['ternary_layers']} of {metrics['layers']}"
     table.add_row("ternary layers", "", layers, "")
@@ -71,7 +72,11 @@ def quickstart(
 
 
 @app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],
+    }
 )
 def train(context: typer.Context) -> None:
     """Train: RECIPE.yaml [--accelerate FILE] [--any_field value]... (--help lists the fields)."""
@@ -79,8 +84,10 @@ def train(context: typer.Context) -> None:
     if "--accelerate" in words:
         place = words.index("--accelerate")
         if place + 1 == len(words) or not Path(words[place + 1]).is_file():
-            got = words[place + 1 : place + 2] or "nothing"
-            raise ValueError(f"--accelerate needs a file, e.g. recipes/accelerate/*.yaml; got {got}")
+            got = " ".join(words[place + 1 : place + 2]) or "nothing"
+            raise ValueError(
+                f"--accelerate needs a file, e.g. recipes/accelerate/multi_gpu.yaml; got {got}"
+            )
         file = words[place + 1]
         command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", file]
         command += ["-m", "timm_ternary.train", *words[:place], *words[place + 2 :]]
@@ -101,7 +108,9 @@ def evaluate(
     image_column: str | None = None,
     label_column: str | None = None,
     max_samples: Annotated[int | None, typer.Option(min=1)] = None,
-    device: Annotated[str | None, typer.Option(help="E.g. cuda (default: where there is one).")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="E.g. cuda (default: where there is one).")
+    ] = None,
     checkpoint: _Checkpoint = None,
     num_classes: _Classes = None,
     in_chans: _Channels = None,
@@ -118,7 +127,9 @@ def evaluate(
 
     network = _load(model, checkpoint, num_classes, in_chans, ternary, weights=True)
     config: Any = network.pretrained_cfg
-    train_split = {} if split is None else {"train_split": split, "eval_split": split}
+    splits: dict[str, Any] = {}
+    if split is not None:
+        splits = {"train_split": split, "eval_split": split}
     data = load_data(
         DataArguments(
             dataset=dataset,
@@ -126,7 +137,7 @@ def evaluate(
             label_column=label_column,
             max_train_samples=1,
             max_eval_samples=max_samples,
-            **train_split,  # type: ignore[arg-type]
+            **splits,
         ),
         model_cfg=config,
         trained=True,
@@ -318,9 +329,7 @@ def _load(
         options["checkpoint_path"] = str(checkpoint)
     if ternary is not None:
         options["ternary"] = json.loads(ternary) if ternary.startswith("{") else ternary
-    return load_model(
-        model, pretrained=True if weights and checkpoint is None else None, **options
-    )
+    return load_model(model, pretrained=True if weights and checkpoint is None else None, **options)
 
 
 def _table(*columns: str) -> Table:

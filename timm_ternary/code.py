@@ -19,7 +19,7 @@ class TernaryCode:
 
     Attributes:
         codes: int8, ``(bases, *weight.shape)``, values -1, 0 or +1.
-        pos: Floating point, ``(bases, 1)`` for one scale a layer or ``(bases, out)`` for one a channel.
+        pos: Floating point, ``(bases, 1)`` (one scale a layer) or ``(bases, out)`` (one a channel).
         neg: Same shape and dtype as `pos`; the magnitude of the negative value.
     """
 
@@ -33,6 +33,8 @@ class TernaryCode:
         Raises:
             ValueError: A dtype or a shape does not fit the description above.
         """
+        if torch.jit.is_tracing():
+            return  # sizes are tensors there
         if self.codes.dtype != torch.int8 or self.codes.ndim < 2:
             raise ValueError(
                 f"codes must be int8 of shape (bases, *weight.shape), got {self.codes.dtype} "
@@ -43,12 +45,14 @@ class TernaryCode:
         for name, scale in (("pos", self.pos), ("neg", self.neg)):
             if tuple(scale.shape) not in allowed or not scale.is_floating_point():
                 raise ValueError(
-                    f"{name} must be floating point of shape {' or '.join(map(str, sorted(allowed)))}, "
+                    f"{name} must be floating point of shape "
+                    f"{' or '.join(map(str, sorted(allowed)))}, "
                     f"got {scale.dtype} of shape {tuple(scale.shape)}"
                 )
         if self.pos.shape != self.neg.shape:
             raise ValueError(
-                f"pos and neg must have one shape, got {tuple(self.pos.shape)} and {tuple(self.neg.shape)}"
+                f"pos and neg must have one shape, got {tuple(self.pos.shape)} "
+                f"and {tuple(self.neg.shape)}"
             )
 
     @property

@@ -18,7 +18,7 @@ class TernaryConfig:
     """How a model is made ternary. Frozen; ``to_dict`` and ``from_dict`` are inverse.
 
     Attributes:
-        method: Name in the method registry, e.g. ``"tga"`` (default; He & Fan 2019), ``"ttq"``, ``"twn"``.
+        method: Name in the method registry, e.g. ``"tga"`` (default; He & Fan 2019), ``"ttq"``.
         granularity: ``"layer"``: one scale a layer (the papers' choice), or ``"channel"``: one an
             output channel.
         exclude: Layers left in float: ``"first"`` and ``"last"`` (timm's ``first_conv`` and
@@ -96,5 +96,6 @@ class TernaryConfig:
         if isinstance(value, Mapping):
             return cls.from_dict(value)
         raise ValueError(
-            f"ternary must be a method's name, a dict or a TernaryConfig, got {type(value).__name__}"
+            f"ternary must be a method's name, a dict or a TernaryConfig, "
+            f"got {type(value).__name__}"
         )

@@ -11,7 +11,15 @@ from torch import nn
 from . import quantizers
 from .code import TernaryCode
 from .config import TernaryConfig
-from .layers import PackedWeight, layer_code, make_packed, make_plain, make_trainable, quantizer_of
+from .layers import (
+    PackedWeight,
+    latent_weight,
+    layer_code,
+    make_packed,
+    make_plain,
+    make_trainable,
+    quantizer_of,
+)
 from .quantizers import Quantizer
 from .select import select_layers
 
@@ -56,9 +64,8 @@ def is_packed(model: nn.Module) -> bool:
 
 def config_of(model: nn.Module) -> TernaryConfig | None:
     """The configuration that `model` was made ternary with; None for a float model."""
-    for layer in ternary_layers(model).values():
-        return layer.ternary_config  # type: ignore[return-value]
-    return None
+    config: Any = next((m.ternary_config for m in ternary_layers(model).values()), None)
+    return config if isinstance(config, TernaryConfig) else None
 
 
 def ternarize_(model: _M, config: TernaryConfig | Mapping[str, Any] | str | None = None) -> _M:
@@ -124,7 +131,7 @@ def pack_(model: _M) -> _M:
     trainable = {n: m for n, m in layers.items() if not isinstance(m, PackedWeight)}
     codes = {name: checked_code(name, layer) for name, layer in trainable.items()}
     for name, layer in trainable.items():
-        config: TernaryConfig = layer.ternary_config  # type: ignore[assignment]
+        config: Any = layer.ternary_config
         make_plain(layer)
         make_packed(layer, config, codes[name])
     return model
@@ -133,10 +140,11 @@ def pack_(model: _M) -> _M:
 def checked_code(name: str, layer: nn.Module) -> TernaryCode:
     """`layer_code`, or a ValueError that names the layer if it is not finite."""
     code = layer_code(layer)
-    # NaN weights fail every comparison and would pass for zeros: ask the weights themselves.
-    latent = None if isinstance(layer, PackedWeight) else layer.parametrizations.weight.original  # type: ignore[union-attr]  # noqa: E501
-    values = [code.pos, code.neg] if latent is None else [code.pos, code.neg, latent]
-    if not all(bool(torch.isfinite(v).all()) for v in values):  # type: ignore[arg-type]
+    values = [code.pos, code.neg]
+    if not isinstance(layer, PackedWeight):
+        # NaN weights fail every comparison and would pass for zeros: ask the weights themselves.
+        values.append(latent_weight(layer))
+    if not all(bool(torch.isfinite(value).all()) for value in values):
         raise ValueError(f"layer {name!r} holds weights or scales that are not finite")
     return code
 
@@ -154,7 +162,8 @@ def unpack_(model: _M) -> _M:
     if not layers:
         raise ValueError("the model is not packed; type: timm_ternary.pack_(model)")
     for layer in layers.values():
-        code, config = layer.weight_code, layer.ternary_config
+        config: Any = layer.ternary_config
+        code = layer.weight_code
         make_plain(layer)
         make_trainable(layer, config, code)
     return model

@@ -27,6 +27,7 @@ __all__ = [
     "PackedLinear",
     "PackedWeight",
     "code_from_tensors",
+    "latent_weight",
     "layer_code",
     "make_packed",
     "make_plain",
@@ -66,14 +67,14 @@ class PackedWeight:
     def set_code(self, packed: Tensor, scale: Tensor) -> None:
         """Take codes in 2bit and scales; the buffers take their shapes."""
         self.weight_packed = packed.to(self.weight_packed.device)
-        self.weight_scale = scale.to(self.weight_scale)
+        self.weight_scale = scale.to(self.weight_scale, copy=True)
 
 
-class PackedConv2d(PackedWeight, nn.Conv2d):  # type: ignore[misc]
+class PackedConv2d(PackedWeight, nn.Conv2d):  # type: ignore[override]
     """nn.Conv2d with a packed weight; made by `make_packed`, not constructed."""
 
 
-class PackedLinear(PackedWeight, nn.Linear):  # type: ignore[misc]
+class PackedLinear(PackedWeight, nn.Linear):  # type: ignore[override]
     """nn.Linear with a packed weight; made by `make_packed`, not constructed."""
 
 
@@ -132,33 +133,56 @@ def make_packed(layer: nn.Module, config: TernaryConfig, code: TernaryCode | Non
         scale = scale_tensor(code, quantizer.scale_rows)
     del layer._parameters["weight"]
     layer.__class__ = _packed_class(type(layer))
-    layer.weight_shape = shape  # type: ignore[assignment]
+    setattr(layer, "weight_shape", shape)
     layer.register_buffer("weight_packed", packed)
     layer.register_buffer("weight_scale", scale)
     _mark(layer, config)
 
 
-def make_plain(layer: nn.Module) -> None:
+def make_plain(layer: Any) -> None:
     """Turn either form into the host layer in place: latent, or decoded, weight as a parameter."""
-    if isinstance(layer, PackedWeight):
+    if issubclass(type(layer), PackedWeight):
         weight = layer.weight
-        host = next(c for c in type(layer).__bases__ if not issubclass(c, PackedWeight))
+        host: Any = next(c for c in type(layer).__bases__ if not issubclass(c, PackedWeight))
         del layer._buffers["weight_packed"], layer._buffers["weight_scale"]
         del layer.weight_shape
         layer.__class__ = host
         layer.weight = nn.Parameter(weight)
     else:
-        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
-    layer._ternary_hook.remove()  # type: ignore[operator, union-attr]
+        _remove_quantizer(layer)
+    layer._ternary_hook.remove()
     del layer._ternary_hook, layer.ternary_config
+
+
+def _remove_quantizer(layer: nn.Module) -> None:
+    """Give `layer` its latent weight back, and its class.
+
+    Not torch's remove_parametrizations where this will do: it deletes the property `weight` of a
+    class that deep copies of the layer share.
+    """
+    if len(layer.parametrizations) > 1:
+        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+        return
+    latent = layer.parametrizations.weight.original  # type: ignore[union-attr]
+    del layer.parametrizations
+    layer.__class__ = type(layer).__bases__[0]
+    layer.register_parameter("weight", latent)
 
 
 def quantizer_of(layer: nn.Module) -> Quantizer | None:
     """The quantizer of a trainable ternary layer, else None."""
     if not parametrize.is_parametrized(layer, "weight"):
         return None
-    first = layer.parametrizations["weight"][0]  # type: ignore[index, union-attr]
+    lists: Any = layer.parametrizations
+    first = lists["weight"][0]
     return first if isinstance(first, Quantizer) else None
+
+
+def latent_weight(layer: nn.Module) -> nn.Parameter:
+    """The latent weight of a trainable ternary layer."""
+    lists: Any = layer.parametrizations
+    latent: nn.Parameter = lists["weight"].original
+    return latent
 
 
 def layer_code(layer: nn.Module) -> TernaryCode:
@@ -172,11 +196,16 @@ def layer_code(layer: nn.Module) -> TernaryCode:
     quantizer = quantizer_of(layer)
     if quantizer is None:
         raise ValueError(f"{type(layer).__name__} is not ternary; type: ternarize_(model)")
-    return quantizer.encode(layer.parametrizations.weight.original)  # type: ignore[union-attr, arg-type]
+    return quantizer.encode(latent_weight(layer))
 
 
 def scale_tensor(code: TernaryCode, rows: int) -> Tensor:
-    """Scales as files and packed layers hold them: ``(bases, rows, 1 or out)``, float32 at least."""
+    """Scales as files and packed layers hold them: ``(bases, rows, 1 or out)``, not in half.
+
+    Args:
+        rows: As the method has it; a code whose two signs differ gets two in any case.
+    """
+    rows = rows if torch.equal(code.pos, code.neg) else 2
     scale = torch.stack([code.pos, code.neg][:rows], 1)
     return scale if scale.dtype == torch.float64 else scale.float()
 
@@ -213,12 +242,12 @@ def code_from_tensors(packed: Tensor, scale: Tensor, shape: torch.Size) -> Terna
     return TernaryCode(codes, scale[:, 0], scale[:, -1])
 
 
-def _mark(layer: nn.Module, config: TernaryConfig) -> None:
-    layer.ternary_config = config  # type: ignore[assignment]
-    layer._ternary_hook = layer.register_load_state_dict_pre_hook(_adapt)  # type: ignore[assignment]
+def _mark(layer: Any, config: TernaryConfig) -> None:
+    layer.ternary_config = config
+    layer._ternary_hook = layer.register_load_state_dict_pre_hook(_adapt)
 
 
-def _adapt(layer: nn.Module, state: MutableMapping[str, Any], prefix: str, *_: Any) -> None:
+def _adapt(layer: Any, state: MutableMapping[str, Any], prefix: str, *_: Any) -> None:
     """Load-state-dict hook: any of the three forms of a layer's weight loads into either form.
 
     A file holds ``weight`` (float), ``parametrizations.weight.*`` (trained) or
@@ -228,13 +257,9 @@ def _adapt(layer: nn.Module, state: MutableMapping[str, Any], prefix: str, *_: A
     keys = prefix + "weight_packed", prefix + "weight_scale"
     trainable = quantizer_of(layer)
     if keys[0] in state and keys[1] in state:
-        shape = (
-            layer.weight_shape
-            if trainable is None
-            else layer.parametrizations.weight.original.shape
-        )  # type: ignore[union-attr]  # noqa: E501
+        shape = layer.weight_shape if trainable is None else latent_weight(layer).shape
         try:
-            code = code_from_tensors(state[keys[0]], state[keys[1]], shape)  # type: ignore[arg-type]
+            code = code_from_tensors(state[keys[0]], state[keys[1]], shape)
         except ValueError as error:
             raise ValueError(f"tensor {prefix}{error}") from None
         if trainable is not None:
@@ -243,14 +268,22 @@ def _adapt(layer: nn.Module, state: MutableMapping[str, Any], prefix: str, *_: A
             _add_quantizer(state, prefix, trainable)
         else:
             packed = packing.pack_2bit(code.codes.flatten(1)).flatten()
-            layer.set_code(packed, state[keys[1]])  # type: ignore[operator]
+            layer.set_code(packed, state[keys[1]])
             state[keys[0]] = packed
     elif dense in state and trainable is not None:
+        _check_shape(dense, state[dense], layer.parametrizations.weight.original.shape)
         state[latent] = state.pop(dense)
-        trainable.reset(state[latent].to(layer.parametrizations.weight.original))  # type: ignore[union-attr]  # noqa: E501
+        trainable.reset(state[latent].to(latent_weight(layer)))
         _add_quantizer(state, prefix, trainable)
     elif trainable is None and (latent in state or dense in state):
         _encode_into(layer, state, prefix, latent if latent in state else dense)
+
+
+def _check_shape(key: str, weight: Tensor, shape: torch.Size) -> None:
+    if weight.shape != shape:
+        raise ValueError(
+            f"tensor {key} has the shape {tuple(weight.shape)}, the layer needs {tuple(shape)}"
+        )
 
 
 def _add_quantizer(state: MutableMapping[str, Any], prefix: str, quantizer: Quantizer) -> None:
@@ -258,10 +291,11 @@ def _add_quantizer(state: MutableMapping[str, Any], prefix: str, quantizer: Quan
         state[f"{prefix}parametrizations.weight.0.{key}"] = value.clone()
 
 
-def _encode_into(layer: nn.Module, state: MutableMapping[str, Any], prefix: str, key: str) -> None:
+def _encode_into(layer: Any, state: MutableMapping[str, Any], prefix: str, key: str) -> None:
     """Replace the float or trained weight in `state` by its code under the layer's method."""
+    _check_shape(key, state[key], layer.weight_shape)
     weight = state.pop(key)
-    quantizer = quantizers.create(layer.ternary_config, weight)  # type: ignore[arg-type]
+    quantizer = quantizers.create(layer.ternary_config, weight)
     inner = f"{prefix}parametrizations.weight.0."
     own: Mapping[str, Any] = {k: v for k, v in state.items() if k.startswith(inner)}
     if own:
@@ -269,5 +303,5 @@ def _encode_into(layer: nn.Module, state: MutableMapping[str, Any], prefix: str,
     code = quantizer.encode(weight)
     packed = packing.pack_2bit(code.codes.flatten(1)).flatten()
     scale = scale_tensor(code, quantizer.scale_rows)
-    layer.set_code(packed, scale)  # type: ignore[operator]
+    layer.set_code(packed, scale)
     state[prefix + "weight_packed"], state[prefix + "weight_scale"] = packed, scale

@@ -184,6 +184,11 @@ def pack_2bit(codes: Tensor) -> Tensor:
 def unpack_2bit(packed: Tensor, count: int) -> Tensor:
     """uint8 ``(bases, ceil(n / 4))`` to int8 codes ``(bases, n)``; values are not checked."""
     bases, size = packed.shape
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        # No numpy in a graph. (is_compiling is true under torch.export too.)
+        pairs = torch.stack([packed >> shift & 3 for shift in (0, 2, 4, 6)], -1)
+        codes = (pairs & 1).to(torch.int8) - (pairs >> 1).to(torch.int8)
+        return codes.view(bases, size * 4)[:, :count]
     words = _look_up(_FOUR_CODES, packed.flatten())
     codes = words.view(torch.int8).view(bases, size * 4) if size else packed.to(torch.int8)
     return codes[:, :count]

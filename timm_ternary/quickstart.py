@@ -8,17 +8,17 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
 from .checkpoint import WEIGHTS_NAME, atomic_write, load_packed
-from .convert import ternary_layers
 from .inference import accuracy
 from .report import weight_histograms
+from .select import HOSTS
 from .summary import summarize
-from .train import run
+from .train import ARGUMENTS, Run, fit
 from .training.data import Data
-from .training.recipe import bundled
+from .training.recipe import parse
 
 __all__ = ["QuickstartMetrics", "quickstart"]
 
@@ -89,10 +89,19 @@ def quickstart(
     return metrics
 
 
+def _recipe(name: str) -> Path:
+    """A recipe of the project: beside the package in a clone, inside it once installed."""
+    package = Path(__file__).parent
+    for root in (package.parent, package):
+        if (path := root / "recipes" / name).is_file():
+            return path
+    raise FileNotFoundError(f"the installed timm_ternary lacks recipes/{name}: install it anew")
+
+
 def _fit(method: str, directory: Path, *options: str) -> Run:
     """Run the bundled recipe digits/resnet8_`method`."""
-    recipe = recipe_path(f"digits/resnet8_{method}.yaml")
-    return fit(*parse([str(recipe), "--output_dir", str(directory), *options], *ARGUMENTS))
+    words = [str(_recipe(f"digits/resnet8_{method}.yaml")), "--output_dir", str(directory)]
+    return fit(*parse([*words, *options], *ARGUMENTS))
 
 
 def _accuracy(model: nn.Module, data: Data) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from .checkpoint import atomic_write
 from .convert import ternary_layers
-from .layers import PackedWeight, layer_code
+from .layers import PackedWeight, latent_weight, layer_code
 
 __all__ = ["weight_histograms"]
 
@@ -56,11 +57,12 @@ def weight_histograms(model: nn.Module, path: str | Path) -> Path:
     return path
 
 
-def _histogram(axis, name: str, layer: nn.Module) -> None:  # type: ignore[no-untyped-def]
-    latent = layer.parametrizations.weight.original.detach().float().cpu().flatten()  # type: ignore[union-attr, operator]  # noqa: E501
+def _histogram(axis: Any, name: str, layer: nn.Module) -> None:
+    latent = latent_weight(layer).detach().float().cpu().flatten()
     code = layer_code(layer)
     codes = code.codes[0].flatten().cpu()
-    limit = float(latent.abs().quantile(0.999)) if len(latent) < 2**24 else float(latent.abs().max())
+    # numpy's: torch's quantile refuses more than 16 M values.
+    limit = float(np.quantile(latent.abs().numpy(), 0.999))
     limit = max(limit, float(code.pos.abs().max()), float(code.neg.abs().max())) * 1.1 or 1.0
     axis.hist(latent.numpy(), bins=61, range=(-limit, limit), color="0.6")
     for threshold in _thresholds(latent, codes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from fnmatch import fnmatchcase
+from typing import Any, cast
 
 from torch import nn
 
@@ -30,7 +31,7 @@ def select_layers(model: nn.Module, config: TernaryConfig) -> dict[str, nn.Modul
     them, else its first and last such layer. Glob patterns match module names; on a
     ``features_only`` wrapper, which renames ``stages.0`` to ``stages_0``, in either spelling.
     """
-    hosts = {
+    hosts: dict[str, nn.Module] = {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, HOSTS) and "weight" in module._parameters
@@ -53,7 +54,7 @@ def select_layers(model: nn.Module, config: TernaryConfig) -> dict[str, nn.Modul
 
 def _end(model: nn.Module, hosts: dict[str, nn.Module], end: str) -> set[str]:
     # TimmWrapper keeps the timm model, and with it the configuration, one level below.
-    prefix, owner = "", model
+    prefix, owner = "", cast(Any, model)
     if not hasattr(model, "pretrained_cfg") and hasattr(model, "timm_model"):
         prefix, owner = "timm_model.", model.timm_model
     stated = None

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from . import packing
-from .convert import ternary_layers
+from .convert import config_of, ternary_layers
 from .layers import PackedWeight, layer_code
 
 __all__ = ["LayerSummary", "ModelSummary", "summarize"]
@@ -56,7 +56,7 @@ class ModelSummary:
         packed: Whether the model is in the packed form.
         zeros: Fraction of zero codes over all ternary layers.
         ternary_weights: Number of ternary weights.
-        float_values: Values that stay in float32: biases, norms, running statistics, excluded layers.
+        float_values: Values left in float: biases, norms, running statistics, excluded layers.
         packed_bytes: Codes in 2bit, scales and all float values.
         float_bytes: The float model.
     """
@@ -99,18 +99,18 @@ def summarize(model: nn.Module) -> ModelSummary:
     Raises:
         ValueError: The model is not ternary.
     """
-    layers = ternary_layers(model)
-    if not layers:
+    layers, config = ternary_layers(model), config_of(model)
+    if config is None:
         raise ValueError("the model is not ternary; type: timm_ternary.ternarize_(model)")
     rows = tuple(_summarize_layer(name, layer) for name, layer in layers.items())
-    own = tuple(f"{name}.{part}" for name in ternary_layers(model, every_name=True) for part in ("parametrizations.", "weight_"))
+    names = ternary_layers(model, every_name=True)
+    own = tuple(f"{name}.{part}" for name in names for part in ("parametrizations.", "weight_"))
     rest = [t for n, t in model.state_dict().items() if not n.startswith(own)]
     rest_bytes = sum(t.numel() * t.element_size() for t in rest)
     weights = sum(row.weights for row in rows)
-    config = next(iter(layers.values())).ternary_config
     return ModelSummary(
         layers=rows,
-        method=config.method,  # type: ignore[union-attr, arg-type]
+        method=config.method,
         packed=any(isinstance(layer, PackedWeight) for layer in layers.values()),
         zeros=sum(row.zeros * row.weights for row in rows) / max(weights, 1),
         ternary_weights=weights,

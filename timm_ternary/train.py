@@ -7,26 +7,25 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from timm.models import save_for_hf
 from torch import nn
 from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from . import models  # noqa: F401  (registers them with timm)
-from .checkpoint import CONFIG_NAME, WEIGHTS_NAME, atomic_write, save_packed
+from .checkpoint import atomic_write, save_float, save_packed
 from .convert import config_of
 from .training.arguments import DataArguments, ModelArguments
 from .training.build import build_model, find_start
-from .training.data import Data, SetEpoch, load_data
+from .training.data import Data, load_data
 from .training.recipe import describe, parse
 from .training.trainer import TernaryTrainer
 from .training.training_arguments import TernaryTrainingArguments
 
-__all__ = ["ARGUMENTS", "main", "save_model", "train"]
+__all__ = ["ARGUMENTS", "Run", "fit", "main", "save_model"]
 
 ARGUMENTS = (ModelArguments, DataArguments, TernaryTrainingArguments)
 """The dataclasses whose fields are the keys of a recipe."""
@@ -41,7 +40,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         argv: The words after the program's name; None: those of this process.
 
     Returns:
-        As `train`.
+        The metrics of training and evaluation, as in metrics.json.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     if "--help" in words or "-h" in words:
@@ -50,22 +49,34 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     try:
         if not words:
             raise ValueError(f"no recipe is given; type: {_USAGE}")
-        return train(*parse(words, *ARGUMENTS))
+        return fit(*parse(words, *ARGUMENTS)).metrics
     except (OSError, ValueError) as error:  # OSError: what is read or written is not there
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         raise SystemExit(2) from error
 
 
-def train(
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        model: The trained model, on the device of the run; a ternary one in its trainable form.
+        data: What it was trained and evaluated on.
+        metrics: Of training and evaluation, as in metrics.json.
+    """
+
+    model: nn.Module
+    data: Data
+    metrics: dict[str, Any]
+
+
+def fit(
     model_args: ModelArguments, data_args: DataArguments, args: TernaryTrainingArguments
-) -> dict[str, Any]:
+) -> Run:
     """Load the data, build the model, train, evaluate, and write everything to `args.output_dir`.
 
     The directory then holds model.safetensors and config.json (``timm.create_model(
     "local-dir:DIR", pretrained=True)`` loads it; a ternary model is packed) and metrics.json.
-
-    Returns:
-        The metrics of training and evaluation, as in metrics.json.
 
     Raises:
         ValueError: The model, the data or a field do not fit together.
@@ -80,43 +91,24 @@ def train(
         train_dataset=data.train,
         eval_dataset=data.eval,
         data_collator=data.data_collator,
-        callbacks=[SetEpoch(data.train)],
     )
     metrics = dict(trainer.train(resume_from_checkpoint=resume).metrics)
     metrics |= trainer.evaluate()
+    trained = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
     if trainer.is_world_process_zero():
-        trained = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
         save_model(trained, args.output_dir)
         _write_json(Path(args.output_dir) / "metrics.json", metrics)
     trainer.accelerator.wait_for_everyone()
-    return metrics
+    return Run(trained, data, metrics)
 
 
 def save_model(model: nn.Module, directory: str | Path) -> None:
-    """Write a directory that timm loads: packed for a ternary model, else as timm writes it.
+    """Write a directory that timm loads: packed for a ternary model, else in float.
 
     Raises:
         ValueError: The model cannot be written, e.g. holds values that are not finite.
     """
-    if config_of(model) is not None:
-        save_packed(model, directory)
-        return
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    names = model.pretrained_cfg.get("label_names")  # type: ignore[union-attr, operator]
-    with tempfile.TemporaryDirectory(dir=directory) as scratch:
-        save_for_hf(
-            model,
-            scratch,
-            model_config={"label_names": names} if names else None,
-            safe_serialization=True,
-        )
-        config = json.loads((Path(scratch) / CONFIG_NAME).read_text())
-        # transformers' TimmWrapper passes num_classes itself: twice is an error.
-        config.get("model_args", {}).pop("num_classes", None)
-        (Path(scratch) / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
-        for name in (WEIGHTS_NAME, CONFIG_NAME):
-            (Path(scratch) / name).replace(directory / name)
+    (save_float if config_of(model) is None else save_packed)(model, directory)
 
 
 def _prepare(

@@ -16,7 +16,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from timm_ternary.training.arguments import DataArguments, ModelArguments
-from timm_ternary.training.data import SetEpoch, load_data
+from timm_ternary.training.callbacks import SetEpoch
+from timm_ternary.training.data import load_data
 from timm_ternary.training.data_lazy import LazyImages
 from timm_ternary.training.data_memory import InMemoryImages, collate, draw
 

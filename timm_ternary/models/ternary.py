@@ -113,7 +113,7 @@ def _create(
         base_cfg.update(state_dict=stored.dense, custom_load=False)
     elif pretrained:
         _logger.info("%s starts from the float checkpoint of %s", name, base)
-    model = _call_base(create_base, pretrained, base_cfg, cache_dir, kwargs, cfg)
+    model: Any = _call_base(create_base, pretrained, base_cfg, cache_dir, kwargs, cfg)
     source = {key: cfg[key] for key in _SOURCE_KEYS if key in cfg and key != "state_dict"}
     own = {k: v for k, v in model.pretrained_cfg.items() if k != "state_dict"}
     model.pretrained_cfg = model.default_cfg = {**own, **source, "architecture": name}
@@ -179,7 +179,8 @@ def _check_agreement(
             )
     if stored.architecture != cfg["architecture"]:
         raise ValueError(
-            f"{where}: the weights are those of {stored.architecture!r}, not of {cfg['architecture']!r}"
+            f"{where}: the weights are those of {stored.architecture!r}, "
+            f"not of {cfg['architecture']!r}"
         )
 
 
@@ -200,7 +201,9 @@ def _make_ternary(
         else:
             _logger.warning("%s was adapted on loading, and is encoded anew", name)
     if not stored.quantizers:
-        codes = {name: stored.codes[origin] for name, origin in kept.items()}
+        # Another method makes its own codes, from the decoded weights.
+        same = stored.config == config
+        codes = {name: stored.codes[origin] for name, origin in kept.items() if same}
         return install_(model, config, packed=packed, codes=codes)
     install_(model, config, packed=False)
     for name, quantizer in quantizers_of(model).items():

@@ -36,7 +36,7 @@ class Quantized(NamedTuple):
 
 
 class _ScaleCodes(torch.autograd.Function):
-    """q = pos [c = +1] - neg [c = -1] with a gradient that passes straight through to the weight."""
+    """q = pos [c = +1] - neg [c = -1]; the gradient passes straight through to the weight."""
 
     @staticmethod
     def forward(
@@ -50,7 +50,7 @@ class _ScaleCodes(torch.autograd.Function):
         return torch.where(codes > 0, pos, torch.where(codes < 0, -neg, codes))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (codes,) = ctx.saved_tensors
         grad_rows = grad_pos = grad_neg = None
         if ctx.needs_input_grad[0]:
@@ -235,7 +235,7 @@ def create(config: TernaryConfig, weight: Tensor) -> Quantizer:
     """The quantizer that `config` asks for, initialized from `weight`.
 
     Raises:
-        ValueError: Unknown method or option (names the nearest), or an option's value is not allowed.
+        ValueError: Unknown method or option (names the nearest), or a value is not allowed.
     """
     cls = get(config.method)
     allowed = option_defaults(cls)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +16,13 @@ __all__ = ["TGA", "inverse_mills"]
 
 class _InverseMills(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, alpha: Tensor) -> Tensor:  # type: ignore[no-untyped-def,override]
+    def forward(ctx: Any, alpha: Tensor) -> Tensor:
         ratio = math.sqrt(2 / math.pi) / torch.special.erfcx(alpha / math.sqrt(2))
         ctx.save_for_backward(alpha, ratio)
         return ratio
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def,override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         alpha, ratio = ctx.saved_tensors
         return grad * ratio * (ratio - alpha)
 
@@ -50,7 +51,8 @@ class TGA(Quantizer):
     Backward (equations 14 and 15)::
 
         dq/dw         = 1              ("gradient correctness"; S without it)
-        dS/dthreshold = l(a) (l(a) - a) sign(threshold) [|threshold| < 3 sigma],  l = phi / (1 - Phi)
+        dS/dthreshold = l(a) (l(a) - a) sign(threshold) [|threshold| < 3 sigma]
+        l             = phi / (1 - Phi)
 
     sigma is ``torch.std`` (Bessel's correction), 0 for one element. A group whose weights are all
     equal has sigma = 0 and no Gaussian: its weights are represented exactly, ``t = sign(w)``,
@@ -60,7 +62,7 @@ class TGA(Quantizer):
     Args:
         weight: Latent weight, ``(out, ...)``.
         granularity: ``"layer"`` (the paper) or ``"channel"``.
-        init_factor: The initial threshold is ``init_factor * max|w|`` (the paper's section IV-B: 0.1).
+        init_factor: The initial threshold is ``init_factor * max|w|`` (section IV-C: 0.1).
         gradient_correctness: False is the paper's ablation (Table I).
         stats_grad: Let gradients flow through mu and sigma too (the paper holds them constant).
 
@@ -98,7 +100,7 @@ class TGA(Quantizer):
             self.threshold.copy_(self.init_factor * self.rows(weight).abs().amax(1))
 
     def _moments(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean, standard deviation (1 where flat) and whether all weights are equal: ``(groups, 1)``."""
+        """Mean, standard deviation (1 where flat) and "all weights are equal", ``(groups, 1)``."""
         count = rows.shape[1]
         mean = row_sum(rows) / count
         # Not torch.var_mean: 18 ms for 2.4 M weights on one core, this 5 ms (Zen 4, torch 2.15).

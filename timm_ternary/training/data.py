@@ -13,14 +13,13 @@ from PIL.Image import Resampling
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
 from torch import Tensor
 from torchvision.transforms import Compose, RandomCrop, Resize
-from transformers import TrainerCallback
 
 from .arguments import DataArguments
 from .data_lazy import LazyImages
 from .data_memory import InMemoryImages, collate
 from .data_sources import Split, open_source
 
-__all__ = ["Data", "Preprocessing", "SetEpoch", "load_data"]
+__all__ = ["Data", "Preprocessing", "load_data"]
 
 # Images up to this side are "small": padded crops rather than resized ones (the habit for CIFAR
 # and ImageNet, respectively), and in memory by default.
@@ -253,18 +252,3 @@ def _train_transform(args: DataArguments, how: Preprocessing, hflip: float) -> C
         crop = RandomCrop(size, padding=args.padding or None)
         transform.transforms[0] = Compose([Resize((size, size)), crop])
     return transform
-
-
-class SetEpoch(TrainerCallback):
-    """Tells a data set which epoch begins: it selects the crops and flips.
-
-    accelerate does so as well, but not where several processes share the batches (1.15.0:
-    ``DataLoaderShard.set_epoch`` skips the data set when the sampler takes an epoch).
-    """
-
-    def __init__(self, dataset: InMemoryImages | LazyImages) -> None:
-        self.dataset = dataset
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Pass the epoch on; a run resumed within an epoch begins at a fraction of it."""
-        self.dataset.set_epoch(int((state.epoch or 0) + 1e-6))

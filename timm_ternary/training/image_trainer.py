@@ -15,6 +15,7 @@ from transformers.trainer_pt_utils import LabelSmoother
 from transformers.trainer_utils import EvalLoopOutput
 
 from . import monitor
+from .callbacks import ConsoleProgress, SetEpoch
 from .training_arguments import TernaryTrainingArguments
 
 __all__ = ["ImageTrainer"]
@@ -67,12 +68,11 @@ class ImageTrainer(Trainer):
             self.compute_metrics = monitor.top1
             if self.preprocess_logits_for_metrics is None:
                 self.preprocess_logits_for_metrics = monitor.predicted_class
-        for callback, short in (
-            (ProgressCallback, monitor.ShortProgress),
-            (PrinterCallback, monitor.ShortPrinter),
-        ):
+        for callback in (ProgressCallback, PrinterCallback):
             if self.pop_callback(callback) is not None:
-                self.add_callback(short)
+                self.add_callback(ConsoleProgress(bar=not args.disable_tqdm))
+        if hasattr(self.train_dataset, "set_epoch"):
+            self.add_callback(SetEpoch(self.train_dataset))
         self._accuracy = monitor.Accuracy()
         self._counting = False
 

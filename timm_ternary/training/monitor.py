@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import EvalPrediction, PrinterCallback, ProgressCallback
+from transformers import EvalPrediction
 
 from ..quantizers.base import Quantizer
 
 __all__ = [
     "Accuracy",
-    "ShortPrinter",
-    "ShortProgress",
     "predicted_class",
     "ternary_statistics",
     "top1",
@@ -87,23 +85,3 @@ def top1(prediction: EvalPrediction) -> dict[str, float]:
     if found.ndim > 1:
         found = found.argmax(-1)
     return {"accuracy": float(np.mean(found == labels))}
-
-
-def _short(logs: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {key: value for key, value in (logs or {}).items() if "/" not in key}
-
-
-class ShortProgress(ProgressCallback):
-    """The progress bar; the console is spared the values of single layers."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Print `logs` without the keys that hold a slash."""
-        super().on_log(args, state, control, logs=_short(logs), **kwargs)
-
-
-class ShortPrinter(PrinterCallback):
-    """Plain lines instead of the bar; otherwise as `ShortProgress`."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Print `logs` without the keys that hold a slash."""
-        super().on_log(args, state, control, logs=_short(logs), **kwargs)
