@@ -289,7 +289,7 @@ class TestTorch:
     def test_trace(self, model: nn.Module) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", torch.jit.TracerWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
             traced = torch.jit.trace(model, image())
         assert torch.equal(traced(image(seed=4)), outputs(model, image(seed=4)))
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -27,6 +27,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 _out, _err = Console(), Console(stderr=True)
+# typer has its own copy of click, or click itself, by release: this is UsageError in either.
+_UsageError: Any = typer.BadParameter.__bases__[0]
 
 _Model = Annotated[
     str, typer.Argument(help="timm name, local-dir:PATH, hf-hub:ID, or a directory.")
@@ -145,7 +147,7 @@ def evaluate(
     )
     loader = DataLoader(data.eval, batch_size, collate_fn=data.data_collator)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    with Progress(console=_err, transient=True) as progress:
+    with Progress(console=_err, transient=True, disable=not _err.is_terminal) as progress:
         task = progress.add_task("images", total=len(data.eval))
         result = accuracy(
             network, loader, device=device, progress=lambda n: progress.advance(task, n)
@@ -189,6 +191,7 @@ def predict(
     else:
         for result in results:
             table = _table(result.path, "", "")
+            table.columns[2].justify = "left"
             for name, share in zip(result.names, result.probabilities, strict=True):
                 table.add_row(name, f"{share:.1%}", "█" * round(30 * share))
             _out.print(table)
@@ -208,7 +211,8 @@ def inspect(
     """Show the ternary layers: codes, zeros, scales and bytes."""
     from .summary import summarize
 
-    summary = summarize(_load(model, checkpoint, num_classes, in_chans, ternary, weights=False))
+    network = _load_ternary(model, checkpoint, num_classes, in_chans, ternary, weights=False)
+    summary = summarize(network)
     if as_json:
         _print_json(summary.to_dict())
         return
@@ -247,8 +251,10 @@ def pack(
 ) -> None:
     """Write a model as a packed directory, which timm loads; or change the encoding of one."""
     from .checkpoint import WEIGHTS_NAME, save_packed
+    from .packing import check_encoding
 
-    network = _load(model, checkpoint, num_classes, in_chans, ternary, weights=True)
+    check_encoding(encoding)  # before minutes of loading
+    network = _load_ternary(model, checkpoint, num_classes, in_chans, ternary, weights=True)
     save_packed(network, output, encoding)
     size = (output / WEIGHTS_NAME).stat().st_size
     if as_json:
@@ -295,17 +301,25 @@ def list_(
 def main() -> None:
     """Run the command line; mistakes of the user end in one line and exit status 2."""
     try:
-        app(standalone_mode=True)
+        status = app(standalone_mode=False)
     except BrokenPipeError:
         # The reader of a pipe (`| head`) has seen enough; nothing is left to flush to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except _UsageError as error:
+        path = error.ctx.command_path if error.ctx is not None else "timm-ternary"
+        _fail(f"{error.format_message()} Type: {path} --help")
     except (ValueError, OSError) as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
+        _fail(str(error))
+    except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str) -> NoReturn:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
 
 
 def _load(
@@ -320,6 +334,7 @@ def _load(
     """The model of a command; with `weights`, a plain name means its default pretrained tag."""
     import timm_ternary  # noqa: F401  (registers the models)
 
+    from .errors import parse_json
     from .models.load import load_model
 
     options: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans}
@@ -328,8 +343,26 @@ def _load(
             raise ValueError(f"checkpoint {str(checkpoint)!r}: no such file")
         options["checkpoint_path"] = str(checkpoint)
     if ternary is not None:
-        options["ternary"] = json.loads(ternary) if ternary.startswith("{") else ternary
-    return load_model(model, pretrained=True if weights and checkpoint is None else None, **options)
+        options["ternary"] = parse_json("ternary", ternary)
+    load_default = weights and checkpoint is None
+    return load_model(model, pretrained=True if load_default else None, **options)
+
+
+def _load_ternary(model: str, *rest: Any, weights: bool) -> Any:
+    """As `_load`, for commands that only a ternary model makes sense to."""
+    from .convert import config_of
+    from .models.load import base_of, check_name
+
+    name = base_of(model)
+    # A float name is refused before anything is downloaded.
+    if name is not None and not name.endswith("_tern"):
+        check_name(name)
+    else:
+        network = _load(model, *rest, weights=weights)
+        if config_of(network) is not None:
+            return network
+    hint = f"type {name}_tern" if name else "train a ternary one from it: timm-ternary train"
+    raise ValueError(f"{model!r} is a float model; {hint}")
 
 
 def _table(*columns: str) -> Table:

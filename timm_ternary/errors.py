@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable
+from typing import Any
 
-__all__ = ["nearest", "unknown"]
+__all__ = ["nearest", "parse_json", "unknown"]
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:
@@ -25,3 +27,20 @@ def unknown(kind: str, name: object, allowed: Iterable[str], *, limit: int = 20)
     if len(names) <= limit:
         line += f" Allowed: {', '.join(names) or 'none'}."
     return line
+
+
+def parse_json(name: str, value: Any) -> Any:
+    """A JSON object given as text as a dict; everything else unchanged.
+
+    Args:
+        name: What the value is, for the error.
+
+    Raises:
+        ValueError: Text that begins like a JSON object and is none.
+    """
+    if not isinstance(value, str) or not value.lstrip().startswith("{"):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name}: {value!r} is not valid JSON ({error})") from error

@@ -112,7 +112,7 @@ def make_trainable(
     _mark(layer, config)
 
 
-def make_packed(layer: nn.Module, config: TernaryConfig, code: TernaryCode | None = None) -> None:
+def make_packed(layer: Any, config: TernaryConfig, code: TernaryCode | None = None) -> None:
     """Give a plain `layer` the packed form, in place.
 
     Args:
@@ -133,7 +133,7 @@ def make_packed(layer: nn.Module, config: TernaryConfig, code: TernaryCode | Non
         scale = scale_tensor(code, quantizer.scale_rows)
     del layer._parameters["weight"]
     layer.__class__ = _packed_class(type(layer))
-    setattr(layer, "weight_shape", shape)
+    layer.weight_shape = shape
     layer.register_buffer("weight_packed", packed)
     layer.register_buffer("weight_scale", scale)
     _mark(layer, config)
@@ -154,19 +154,19 @@ def make_plain(layer: Any) -> None:
     del layer._ternary_hook, layer.ternary_config
 
 
-def _remove_quantizer(layer: nn.Module) -> None:
+def _remove_quantizer(layer: Any) -> None:
     """Give `layer` its latent weight back, and its class.
 
     Not torch's remove_parametrizations where this will do: it deletes the property `weight` of a
     class that deep copies of the layer share.
     """
-    if len(layer.parametrizations) > 1:
+    lists: Any = layer.parametrizations
+    if len(lists) > 1:
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
         return
-    latent = layer.parametrizations.weight.original  # type: ignore[union-attr]
     del layer.parametrizations
     layer.__class__ = type(layer).__bases__[0]
-    layer.register_parameter("weight", latent)
+    layer.register_parameter("weight", lists["weight"].original)
 
 
 def quantizer_of(layer: nn.Module) -> Quantizer | None:
@@ -226,8 +226,8 @@ def code_from_tensors(packed: Tensor, scale: Tensor, shape: torch.Size) -> Terna
     fits = scale.ndim == 3 and scale.shape[1] in (1, 2) and scale.shape[2] in groups
     if not (fits and scale.shape[0]):
         raise ValueError(
-            f"weight_scale: must have shape (bases, 1 or 2, {' or '.join(map(str, sorted(groups)))})"
-            f", got {tuple(scale.shape)}"
+            f"weight_scale: must have shape (bases, 1 or 2, "
+            f"{' or '.join(map(str, sorted(groups)))}), got {tuple(scale.shape)}"
         )
     if not scale.is_floating_point():
         raise ValueError(f"weight_scale: must be floating point, got {scale.dtype}")

@@ -163,7 +163,7 @@ class TestTernaryArgument:
     @pytest.mark.parametrize(
         ("kwargs", "match"),
         [
-            ({"ternary": "tqa"}, "unknown method 'tqa'; did you mean 'tga'"),
+            ({"ternary": "tgaa"}, "unknown method 'tgaa'; did you mean 'tga'"),
             ({"ternary": {"metod": "tga"}}, "'metod'; did you mean 'method'"),
             (
                 {"ternary": {"options": {"init_factr": 1}}},
@@ -261,8 +261,11 @@ class TestOtherArguments:
         assert timm.data.resolve_data_config(model=model)["mean"] == (0.1, 0.2, 0.3)
 
     def test_device_and_dtype(self) -> None:
-        model = timm.create_model(NAME, dtype=torch.bfloat16)
-        assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+        model = timm.create_model(NAME, dtype=torch.bfloat16, device="cpu").eval()
+        assert model.fc.weight.dtype == model.bn1.weight.dtype == torch.bfloat16
+        assert model(image().bfloat16()).dtype == torch.bfloat16
+        meta = timm.create_model(NAME, device="meta", packed=True)
+        assert all(tensor.is_meta for tensor in meta.state_dict().values())
 
     @pytest.mark.parametrize("packed", [True, False])
     @pytest.mark.parametrize("form", ["float", "trained", "packed"])

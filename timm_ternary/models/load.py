@@ -12,7 +12,7 @@ from torch import nn
 
 from ..errors import unknown
 
-__all__ = ["check_name", "load_model"]
+__all__ = ["base_of", "check_name", "load_model"]
 
 
 def check_name(name: str) -> None:
@@ -27,6 +27,14 @@ def check_name(name: str) -> None:
     if tag and name not in (known := timm.list_models(f"{architecture}.*", include_tags=True)):
         tags = [split_model_name_tag(n)[1] for n in known]
         raise ValueError(unknown(f"tag of {architecture}", tag, tags))
+
+
+def base_of(model: str) -> str | None:
+    """The architecture that a plain timm name states; None for directories and repositories."""
+    if Path(model).is_dir():
+        return None
+    source, name = parse_model_name(model)
+    return split_model_name_tag(name)[0] if source is None else None
 
 
 def load_model(model: str, *, pretrained: bool | None = None, **kwargs: Any) -> nn.Module:

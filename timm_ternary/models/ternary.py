@@ -145,7 +145,7 @@ def _call_base(
 
 
 def _read_stored(cfg: dict[str, Any], cache_dir: str | Path | None) -> StoredWeights | None:
-    """The weights of a directory, a Hub repository or a packed file; None for timm's own sources."""
+    """The weights of a directory, a Hub repository or a packed file; None for timm's sources."""
     source = cfg.get("source")
     if source == "local-dir":
         return read_weights(Path(cfg["file"]) / WEIGHTS_NAME)
@@ -224,5 +224,5 @@ def _same(weight: Tensor, stored: Tensor) -> bool:
 
 
 def _spell(name: str) -> str:
-    """A spelling shared by a model and its features_only wrapper, which renames ``a.b`` to ``a_b``."""
+    """A spelling that a features_only wrapper shares: it renames ``a.b`` to ``a_b``."""
     return name.removeprefix("model.").replace(".", "_")

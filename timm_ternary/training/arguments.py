@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
+
+from ..errors import parse_json
 
 __all__ = ["DataArguments", "ModelArguments"]
 
 # Dicts are typed `dict | str | None`, as transformers types its own: its parser then takes a
 # JSON string or a plain name from the command line.
-
-
-def _json(name: str, value: dict[str, Any] | str | None) -> Any:
-    """A command-line JSON object as a dict; everything else unchanged."""
-    if not isinstance(value, str) or not value.lstrip().startswith("{"):
-        return value
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{name}: {value!r} is not valid JSON ({error})") from error
 
 
 def _interval(name: str, value: float | None, low: float, high: float) -> None:
@@ -80,8 +71,8 @@ class ModelArguments:
     def __post_init__(self) -> None:
         if not self.model:
             raise ValueError("model is missing: name one, e.g. model: resnet20_cifar_tern")
-        self.ternary = _json("ternary", self.ternary)
-        self.model_kwargs = _json("model_kwargs", self.model_kwargs)
+        self.ternary = parse_json("ternary", self.ternary)
+        self.model_kwargs = parse_json("model_kwargs", self.model_kwargs)
         if isinstance(self.model_kwargs, str):
             raise ValueError(
                 f'model_kwargs must be a mapping, e.g. {{"drop_path_rate": 0.1}}, '
@@ -174,7 +165,7 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
-        self.dataset = _json("dataset", self.dataset)
+        self.dataset = parse_json("dataset", self.dataset)
         if not self.dataset:
             raise ValueError(
                 "dataset is missing: name one, e.g. dataset: digits, or the path of a directory"

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..checkpoint import CONFIG_NAME, WEIGHTS_NAME, read_weights
 from ..errors import unknown
+from ..models.load import check_name
 from ..models.ternary import SUFFIX
 from .arguments import ModelArguments
 
@@ -103,14 +104,9 @@ def build_model(
 
 
 def _named(args: ModelArguments, name: str) -> Start:
-    architecture, tag = split_model_name_tag(name)
-    if not timm.is_model(architecture):
-        raise ValueError(unknown("model", architecture, timm.list_models()))
-    try:
-        found = timm.get_pretrained_cfg(name)
-    except RuntimeError as error:
-        tags = [split_model_name_tag(n)[1] for n in timm.list_pretrained(f"{architecture}.*")]
-        raise ValueError(unknown(f"tag of {architecture}", tag, tags)) from error
+    check_name(name)
+    architecture = split_model_name_tag(name)[0]
+    found = timm.get_pretrained_cfg(name)
     if args.pretrained and (found is None or not found.has_weights):
         raise ValueError(
             f"no weights are published for {name!r}: leave pretrained out, or give checkpoint: PATH"

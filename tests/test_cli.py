@@ -1,0 +1,209 @@
+"""The command line: what it prints, what it writes, and how mistakes end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+import timm_ternary  # noqa: F401  (registers the models)
+from timm_ternary import cli
+from timm_ternary.checkpoint import save_packed
+
+Run = Callable[..., tuple[int, str, str]]
+MODEL = "resnet8_cifar_tern"
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in this process: status, stdout and stderr."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["timm-ternary", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return int(stop.value.code or 0), *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    directory = tmp_path_factory.mktemp("packed")
+    return save_packed(timm.create_model(MODEL, num_classes=10, in_chans=1), directory)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    """Two classes of noise in an image folder with a train and a test part."""
+    rng = np.random.default_rng(0)
+    paths = []
+    for split, count in (("train", 8), ("test", 4)):
+        for label, level in (("dark", 40), ("light", 200)):
+            (tmp_path / "images" / split / label).mkdir(parents=True)
+            for k in range(count):
+                pixels = rng.integers(0, 40, (32, 32, 3)) + level
+                paths.append(tmp_path / "images" / split / label / f"{k}.png")
+                Image.fromarray(pixels.astype(np.uint8)).save(paths[-1])
+    return paths
+
+
+def test_inspect(run: Run, packed: Path) -> None:
+    status, out, _ = run("inspect", packed)
+    assert status == 0
+    assert "layer1.0.conv1" in out and "tga, packed: 8 ternary layers" in out
+    status, out, _ = run("inspect", packed, "--json")
+    summary = json.loads(out)
+    assert status == 0 and summary["packed"] and summary["method"] == "tga"
+    assert sum(layer["weights"] for layer in summary["layers"]) == summary["ternary_weights"]
+
+
+def test_inspect_takes_a_method_as_json(run: Run) -> None:
+    method = json.dumps({"method": "ttq", "exclude": ["first", "last"]})
+    status, out, _ = run("inspect", MODEL, "--ternary", method, "--json")
+    assert status == 0
+    assert [layer["name"] for layer in json.loads(out)["layers"]][0] == "layer1.0.conv1"
+    assert json.loads(out)["method"] == "ttq"
+
+
+def test_pack_changes_the_encoding(run: Run, packed: Path, tmp_path: Path) -> None:
+    sizes = {}
+    for encoding in ("2bit", "base3", "zstd"):
+        status, out, _ = run("pack", packed, tmp_path / encoding, "--encoding", encoding, "--json")
+        assert status == 0
+        sizes[encoding] = json.loads(out)["bytes"]
+        assert (tmp_path / encoding / "model.safetensors").stat().st_size == sizes[encoding]
+    assert sizes["base3"] < sizes["2bit"] and sizes["zstd"] < sizes["2bit"]
+    x = torch.randn(1, 1, 32, 32)
+    networks = [
+        timm.create_model(f"local-dir:{tmp_path / encoding}", pretrained=True).eval()
+        for encoding in sizes
+    ]
+    assert torch.equal(networks[0](x), networks[1](x))
+    assert torch.equal(networks[0](x), networks[2](x))
+
+
+def test_pack_a_trained_checkpoint(run: Run, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    model = timm.create_model(MODEL, num_classes=10, in_chans=1).eval()
+    save_file(model.state_dict(), tmp_path / "trained.safetensors")
+    words = ("--checkpoint", tmp_path / "trained.safetensors", "--num-classes", 10, "--in-chans", 1)
+    status, out, _ = run("pack", MODEL, tmp_path / "out", *words)
+    assert status == 0 and "2bit" in out
+    x = torch.randn(1, 1, 32, 32)
+    again = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    assert torch.equal(again(x), model(x))
+
+
+def test_evaluate(run: Run, packed: Path) -> None:
+    status, out, _ = run("evaluate", packed, "--dataset", "digits", "--json")
+    result = json.loads(out)
+    assert status == 0 and result["images"] == 360
+    assert 0 <= result["top1"] <= result["top5"] <= 1
+    status, out, _ = run("evaluate", packed, "--dataset", "digits", "--max-samples", 50)
+    assert status == 0 and "top-1" in out and " 50 " in out
+
+
+def test_predict_names_and_skips_wrong_files(run: Run, packed: Path, images: list[Path]) -> None:
+    wrong = images[0].with_suffix(".txt")
+    wrong.write_text("no image")
+    status, out, err = run("predict", packed, images[0], wrong, "--top", 3, "--json")
+    assert status == 0
+    (result,) = json.loads(out)
+    assert len(result["classes"]) == 3 and result["path"] == str(images[0])
+    assert sum(result["probabilities"]) <= 1 + 1e-6
+    assert err.strip() == f"skipped {wrong}: not an image"
+    status, out, err = run("predict", packed, wrong)
+    assert status == 2 and err.splitlines()[-1] == "error: no image could be read"
+
+
+def test_list(run: Run) -> None:
+    status, out, _ = run("list", "resnet18*")
+    assert status == 0 and "resnet18_tern" in out.split() and "resnet18" not in out.split()
+    status, out, _ = run("list", "resnet18_tern", "--tags", "--json")
+    assert status == 0 and "resnet18_tern.a1_in1k" in json.loads(out)
+    status, out, _ = run("list", "--methods", "--json")
+    assert status == 0 and json.loads(out)["tga"]["init_factor"] == 0.1
+
+
+def test_train_evaluate_predict_on_an_image_folder(
+    run: Run, images: list[Path], tmp_path: Path
+) -> None:
+    folder, recipes = images[0].parents[2], Path(__file__).parents[1] / "recipes" / "digits"
+    short = ("--dataset", folder, "--num_train_epochs", 1, "--use_cpu", "true")
+    words = ("--output_dir", tmp_path / "float", "--eval_strategy", "no", *short)
+    assert run("train", recipes / "resnet8_float.yaml", *words)[0] == 0
+    start = ("--checkpoint", tmp_path / "float", "--output_dir", tmp_path / "ternary")
+    words = (*start, "--eval_strategy", "no", *short)
+    assert run("train", recipes / "resnet8_tga.yaml", *words)[0] == 0
+    status, out, _ = run("evaluate", tmp_path / "ternary", "--dataset", folder, "--json")
+    metrics = json.loads((tmp_path / "ternary" / "metrics.json").read_text())
+    assert status == 0 and json.loads(out)["top1"] == pytest.approx(metrics["eval_accuracy"])
+    status, out, _ = run("predict", tmp_path / "ternary", images[-1], "--json")
+    assert status == 0 and set(json.loads(out)[0]["names"]) == {"dark", "light"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["inspect", "resnt18_tern"], "did you mean 'resnet18_tern'?"),
+        (["inspect", "resnet18_tern.a1_in2k"], "did you mean 'a1_in1k'?"),
+        (["inspect", "resnet18"], "type resnet18_tern"),
+        (["inspect", MODEL, "--ternary", "tgaa"], "did you mean 'tga'?"),
+        (["inspect", MODEL, "--ternary", '{"metod": "tga"}'], "did you mean 'method'?"),
+        (["inspect", MODEL, "--ternary", "{"], "ternary: '{' is not valid JSON"),
+        (["inspect", MODEL, "--checkpoint", "nowhere"], "checkpoint 'nowhere': no such file"),
+        (["inspect", "local-dir:nowhere"], "cannot load 'local-dir:nowhere'"),
+        (["pack", MODEL, "out", "--encoding", "bas3"], "did you mean 'base3'?"),
+        (["evaluate", MODEL], "Missing option '--dataset'"),
+        (["list", "nothing*"], "no ternary model matches 'nothing*_tern'"),
+        (["train", "nowhere.yaml"], "recipe 'nowhere.yaml' does not exist"),
+        (["train", "r.yaml", "--accelerate"], "--accelerate needs a file"),
+        (["inspct"], "No such command 'inspct'"),
+    ],
+)
+def test_mistakes_end_in_one_line(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run(*words)
+    assert status == 2 and out == ""
+    assert err.startswith("error: ") and message in err and err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [], "nothing is half-written"
+
+
+def test_train_passes_the_accelerate_file_on(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.yaml").write_text("compute_environment: LOCAL_MACHINE\n")
+    seen = []
+
+    def start(command: list[str], check: bool) -> subprocess.CompletedProcess[bytes]:
+        seen.append(command)
+        return subprocess.CompletedProcess(command, 3)
+
+    monkeypatch.setattr(subprocess, "run", start)
+    file = str(tmp_path / "config.yaml")
+    status, _, _ = run("train", "r.yaml", "--accelerate", file, "--seed", "1")
+    assert status == 3
+    assert seen[0][1:] == [
+        *("-m", "accelerate.commands.launch", "--config_file", file),
+        *("-m", "timm_ternary.train", "r.yaml", "--seed", "1"),
+    ]
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    command = f"{sys.executable} -m timm_ternary.cli list | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.stdout.endswith("_tern\n") and "Traceback" not in done.stderr
