@@ -151,7 +151,7 @@ FORGED = {
     "channels": (SCALES, lambda t: t.repeat(1, 1, 7), f"{SCALES}: .* shape .* got"),
     "no bases": (SCALES, lambda t: t[:0], f"{SCALES}: .* shape .* got"),
     "bases": (SCALES, lambda t: t.repeat(2, 1, 1), f"{CODES}: .* codes must be uint8 of"),
-    "nan bias": ("fc.bias", filled(float("nan")), r"fc\.bias .*not finite"),
+    "nan bias": ("fc.bias", filled(float("nan")), r"fc\.bias holds NaN"),
 }
 
 

@@ -420,8 +420,9 @@ class TestNotSaved:
         ("key", "value"),
         [
             ("fc.parametrizations.weight.original", float("nan")),
-            ("bn1.running_var", float("inf")),
-            ("fc.bias", -float("inf")),
+            ("fc.parametrizations.weight.original", float("inf")),
+            ("bn1.running_var", float("nan")),
+            ("fc.bias", float("nan")),
         ],
     )
     def test_values_that_are_not_finite(self, key: str, value: float, tmp_path: Path) -> None:
@@ -429,7 +430,7 @@ class TestNotSaved:
         model = trained()
         model.state_dict()[key].view(-1)[1] = value
         name = key.removesuffix(".parametrizations.weight.original")
-        with pytest.raises(ValueError, match=f"{name}'? holds .*not finite"):
+        with pytest.raises(ValueError, match=f"{name}'? holds (NaN|.*not finite)"):
             save_packed(model, tmp_path)
         assert contents(tmp_path) == old
 

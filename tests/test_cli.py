@@ -72,7 +72,7 @@ def test_inspect_takes_a_method_as_json(run: Run) -> None:
     method = json.dumps({"method": "ttq", "exclude": ["first", "last"]})
     status, out, _ = run("inspect", MODEL, "--ternary", method, "--json")
     assert status == 0
-    assert [layer["name"] for layer in json.loads(out)["layers"]][0] == "layer1.0.conv1"
+    assert json.loads(out)["layers"][0]["name"] == "layer1.0.conv1"
     assert json.loads(out)["method"] == "ttq"
 
 
