@@ -289,6 +289,28 @@ class TestLoadsBack:
         for ours, theirs in zip(found, expected, strict=True):
             assert torch.equal(ours, theirs)
 
+    @pytest.mark.parametrize("packed", [True, False])
+    @pytest.mark.parametrize("exclude", [(), ("first",)])
+    def test_a_layer_replaced_in_float_stays_float(
+        self, exclude: tuple[str, ...], packed: bool, tmp_path: Path
+    ) -> None:
+        model = trained(ternary=TernaryConfig(exclude=exclude))
+        model.reset_classifier(3)
+        save_packed(model, tmp_path)
+        loaded = reload(tmp_path, packed=packed)
+        assert timm_ternary.convert.config_of(loaded).exclude == (*exclude, "fc")
+        assert torch.equal(outputs(loaded), outputs(model))
+
+    @pytest.mark.parametrize("packed", [True, False])
+    def test_features_only_keeps_excluded_layers_float(self, packed: bool, tmp_path: Path) -> None:
+        exclude = TernaryConfig(exclude=("first", "last", "blocks.0.*"))
+        model = trained("test_vit_tern", ternary=exclude)
+        save_packed(model, tmp_path)
+        loaded = reload(tmp_path, features_only=True, packed=packed)
+        assert set(ternary_layers(loaded)) == {f"model.{name}" for name in ternary_layers(model)}
+        first = loaded.model.patch_embed.proj.weight
+        assert torch.equal(first, model.patch_embed.proj.weight)
+
     def test_ternary_argument_overrides(self, model: nn.Module, saved: Path) -> None:
         for packed in (True, False):
             loaded = reload(saved, ternary="twn", packed=packed)

@@ -115,6 +115,37 @@ def test_evaluate(run: Run, packed: Path) -> None:
     assert status == 0 and "top-1" in out and " 50 " in out
 
 
+def test_evaluate_takes_the_split_it_is_told(run: Run, packed: Path) -> None:
+    status, out, _ = run("evaluate", packed, "--dataset", "digits", "--split", "train", "--json")
+    assert status == 0 and json.loads(out)["images"] == 1437
+    status, _, err = run("evaluate", packed, "--dataset", "digits", "--split", "tset")
+    assert status == 2 and "did you mean 'test'?" in err
+
+
+def test_evaluate_refuses_data_of_other_classes(run: Run, images: list[Path]) -> None:
+    model = timm.create_model(MODEL, num_classes=10)
+    directory = images[0].parents[3] / "letters"
+    model.pretrained_cfg = {**model.pretrained_cfg, "label_names": list("abcdefghij")}
+    save_packed(model, directory)
+    status, out, err = run("evaluate", directory, "--dataset", images[0].parents[2])
+    assert status == 2 and out == ""
+    assert "the data have the classes dark, light (2), the model a, b, c, d, e, ... (10)" in err
+
+
+def test_predict_sees_images_upright_and_in_8_bits(run: Run, packed: Path, tmp_path: Path) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (24, 32), dtype=np.uint8)
+    image = Image.fromarray(grey)
+    image.save(tmp_path / "plain.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    exif = image.getexif()
+    exif[0x0112] = 6  # shown after a quarter turn clockwise
+    image.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
+    paths = [tmp_path / f"{name}.png" for name in ("plain", "deep", "turned")]
+    plain, *others = json.loads(run("predict", packed, *paths, "--json")[1])
+    for other in others:
+        assert other["probabilities"] == plain["probabilities"], other["path"]
+
+
 def test_predict_names_and_skips_wrong_files(run: Run, packed: Path, images: list[Path]) -> None:
     wrong = images[0].with_suffix(".txt")
     wrong.write_text("no image")
@@ -197,6 +228,8 @@ def test_train_passes_the_accelerate_file_on(
     file = str(tmp_path / "config.yaml")
     status, _, _ = run("train", "r.yaml", "--accelerate", file, "--seed", "1")
     assert status == 3
+    run("train", "r.yaml", f"--accelerate={file}", "--seed", "1")
+    assert seen[1] == seen[0]
     assert seen[0][1:] == [
         *("-m", "accelerate.commands.launch", "--config_file", file),
         *("-m", "timm_ternary.train", "r.yaml", "--seed", "1"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 
 import pytest
@@ -142,7 +143,7 @@ class TestForms:
         layer, x = layer.to(dtype), x.to(dtype)
         expected = layer(x)
         assert expected.dtype == dtype
-        made = packed(layer, ternary).to(dtype)
+        made = packed(layer, ternary)
         assert made.weight.dtype == dtype and torch.equal(made.weight, layer.weight)
         assert torch.equal(made(x), expected)
 
@@ -303,6 +304,18 @@ class TestTensors:
                 code_from_tensors(data, wrong, shape)
 
 
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_packed_layer_can_be_pickled(host: str) -> None:
+    layer, x = trainable(host, config("ttq", "channel"))
+    made = packed(layer, config("ttq", "channel"))
+    for protocol in (0, pickle.HIGHEST_PROTOCOL):
+        back = pickle.loads(pickle.dumps(made, protocol))
+        assert type(back) is type(made) and torch.equal(back(x), made(x))
+        back.load_state_dict(layer.state_dict())  # the hook came along
+        make_plain(back)
+        assert torch.equal(back(x), made(x))
+
+
 class TestMeta:
     """Skeletons without memory."""
 
@@ -318,6 +331,21 @@ class TestMeta:
         ours = {n: (t.shape, t.dtype) for n, t in meta.state_dict().items()}
         assert ours == {n: (t.shape, t.dtype) for n, t in real.state_dict().items()}
         assert all(tensor.is_meta for tensor in meta.state_dict().values())
+
+    @pytest.mark.parametrize("source", ["float", "trainable", "packed"])
+    @pytest.mark.parametrize("form", ["trainable", "packed"])
+    def test_any_file_fills_it(self, form: str, source: str) -> None:
+        layer, x = trainable("conv2d", config("ttq"))
+        if source == "float":
+            make_plain(layer)
+        given = packed(layer, config("ttq")) if source == "packed" else layer
+        with torch.device("meta"):
+            meta = HOSTS["conv2d"][0]()
+        (make_packed if form == "packed" else make_trainable)(meta, config("ttq"))
+        meta.load_state_dict(given.state_dict(), assign=True)
+        if source == "float":
+            make_trainable(given, config("ttq"))
+        assert torch.equal(meta(x), given(x))
 
     def test_whole_model_fits_the_file(self) -> None:
         for packed_ in (False, "2bit"):

@@ -106,6 +106,23 @@ def test_features_only_in_either_spelling() -> None:
     assert left_out(model, "last") == set()  # the classifier is gone
 
 
+def test_features_only_of_a_model_one_level_below() -> None:
+    model = timm.create_model("test_vit", features_only=True)  # timm's FeatureGetterNet
+    every = set(select_layers(model, TernaryConfig()))
+    expected = {name for name in every if name.startswith("model.blocks.1.")}
+    assert expected
+    assert left_out(model, "blocks.1.*") == expected
+    assert left_out(model, "model.blocks.1.*") == expected
+    assert left_out(model, "first") == {"model.patch_embed.proj"}
+    assert left_out(model, "last") == set()
+
+
+def test_a_word_misspelt_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "timm_ternary"):
+        assert left_out(timm.create_model("test_resnet"), "firs") == set()
+    assert "did you mean 'first'?" in caplog.text
+
+
 def test_a_glob_that_matches_nothing_is_told(caplog: pytest.LogCaptureFixture) -> None:
     model = timm.create_model("test_resnet")
     with caplog.at_level(logging.WARNING, "timm_ternary"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -244,17 +245,41 @@ def test_no_recipe_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--threshold_learning_rate" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+def test_resume_passes_over_a_checkpoint_that_was_cut_off(tmp_path: Path) -> None:
+    words = recipe(tmp_path, model="resnet8_cifar_tern", save_strategy="steps", save_steps=1)
+    train.main(words)
+    (tmp_path / "out" / "checkpoint-3" / "trainer_state.json").unlink()
+    (tmp_path / "out" / "checkpoint-3" / "optimizer.pt").write_bytes(b"")
+    assert train._last_checkpoint(tmp_path / "out") == tmp_path / "out" / "checkpoint-2"
+    assert train.main([*words, "--resume_from_checkpoint", "true"])["epoch"] == 0.75
+
+
+def test_an_interrupt_ends_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train.TernaryTrainer, "training_step", interrupt)
+    with pytest.raises(SystemExit) as caught:
+        train.main(recipe(tmp_path, model="resnet8_cifar"))
+    assert caught.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
+
+
 @pytest.mark.multi_process
 def test_two_processes_share_the_batches(tmp_path: Path) -> None:
     launch = Path(__file__).parents[1] / "recipes" / "accelerate" / "cpu_two_processes.yaml"
-    words = recipe(tmp_path, model="resnet8_cifar_tern", max_steps=-1, num_train_epochs=2)
+    # Without use_cpu, as in the bundled recipes: the launcher does not pass its own on.
+    options = {"max_steps": -1, "num_train_epochs": 2, "use_cpu": False}
+    words = recipe(tmp_path, model="resnet8_cifar_tern", **options)
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launch)]
     run = subprocess.run(
         [*command, "--main_process_port", "0", "-m", "timm_ternary.train", *words],
         capture_output=True,
         text=True,
         timeout=600,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
     )
     assert run.returncode == 0, run.stderr[-2000:]
     # 128 images, 32 a process: two steps an epoch, where one process would take four.

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from .code import TernaryCode
 from .config import TernaryConfig
 from .convert import checked_code, config_of, ternary_layers
 from .layers import code_from_tensors, scale_tensor
+from .select import select_layers
 
 __all__ = [
     "CONFIG_NAME",
@@ -44,6 +46,8 @@ __all__ = [
     "save_float",
     "save_packed",
 ]
+
+_logger = logging.getLogger(__name__)
 
 VERSION = 1
 WEIGHTS_NAME = "model.safetensors"
@@ -95,6 +99,7 @@ def save_packed(model: nn.Module, directory: str | Path, encoding: str = "2bit")
     config = config_of(model)
     if config is None:
         raise ValueError("the model is not ternary; type: timm_ternary.ternarize_(model)")
+    config = _exclude_float_layers(model, config)
     architecture = _architecture(model)
     data = _serialize(model, config, encoding, architecture)
     extra = {"pretrained_cfg": {"architecture": architecture}}
@@ -241,6 +246,15 @@ def _umask() -> int:
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
+
+
+def _exclude_float_layers(model: nn.Module, config: TernaryConfig) -> TernaryConfig:
+    """`config`, without layers that were replaced since (``reset_classifier``) and are float."""
+    layers = tuple(select_layers(model, config))
+    if not layers:
+        return config
+    _logger.warning("%s: float, saved as float and excluded in the file", ", ".join(layers))
+    return replace(config, exclude=config.exclude + layers)
 
 
 def _architecture(model: nn.Module) -> str:

@@ -82,7 +82,10 @@ def quickstart(
 )
 def train(context: typer.Context) -> None:
     """Train: RECIPE.yaml [--accelerate FILE] [--any_field value]... (--help lists the fields)."""
-    words = list(context.args)
+    words = []
+    for word in context.args:  # --accelerate=FILE is two words, as --accelerate FILE is
+        name, equals, file = word.partition("=")
+        words += [name, file] if equals and name == "--accelerate" else [word]
     if "--accelerate" in words:
         place = words.index("--accelerate")
         if place + 1 == len(words) or not Path(words[place + 1]).is_file():
@@ -123,7 +126,7 @@ def evaluate(
     import torch
     from torch.utils.data import DataLoader
 
-    from .inference import accuracy
+    from .inference import accuracy, check_classes
     from .training.arguments import DataArguments
     from .training.data import load_data
 
@@ -145,6 +148,7 @@ def evaluate(
         trained=True,
         in_chans=config["input_size"][0],
     )
+    check_classes(network, data.label_names)
     loader = DataLoader(data.eval, batch_size, collate_fn=data.data_collator)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with Progress(console=_err, transient=True, disable=not _err.is_terminal) as progress:

@@ -13,7 +13,9 @@ from timm.data import ImageNetInfo, create_transform, resolve_data_config
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-__all__ = ["Accuracy", "Prediction", "accuracy", "label_names", "predict"]
+from .images import to_mode
+
+__all__ = ["Accuracy", "Prediction", "accuracy", "check_classes", "label_names", "predict"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,35 @@ def accuracy(
     return Accuracy(hits1 / images, hits5 / images, images, time.perf_counter() - start)
 
 
+def check_classes(model: nn.Module, names: Sequence[str]) -> None:
+    """Refuse data whose labels mean other classes than those of `model`.
+
+    Args:
+        model: A timm model; one that does not know the names of its classes takes any data.
+        names: Names of the data's classes, by label; numbers where the data have none.
+
+    Raises:
+        ValueError: The names differ.
+    """
+    config = getattr(model, "pretrained_cfg", None) or {}
+    own, given = [str(name) for name in config.get("label_names") or ()], list(names)
+    unnamed = given == _numbers(len(given)) and len(given) <= len(own)
+    if not own or given == own or unnamed or own == _numbers(len(given)):
+        return
+    raise ValueError(
+        f"the data have the classes {_some(given)}, the model {_some(own)}: "
+        f"evaluate it on data with the classes it was trained on"
+    )
+
+
+def _numbers(count: int) -> list[str]:
+    return [str(number) for number in range(count)]
+
+
+def _some(names: list[str]) -> str:
+    return f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''} ({len(names)})"
+
+
 def label_names(model: nn.Module) -> Sequence[str]:
     """Names of a timm model's classes: of its configuration, ImageNet-1k's, or the numbers."""
     config = getattr(model, "pretrained_cfg", None) or {}
@@ -98,7 +129,7 @@ def label_names(model: nn.Module) -> Sequence[str]:
     if count == 1000:
         info = ImageNetInfo()
         return [info.index_to_description(index) for index in range(count)]
-    return [str(index) for index in range(count)]
+    return _numbers(count)
 
 
 @torch.inference_mode()
@@ -123,7 +154,7 @@ def predict(
     for path in paths:
         try:
             with Image.open(path) as image:
-                pixels = transform(image.convert(mode))
+                pixels = transform(to_mode(image, mode))
         except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
             reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
             skipped(str(path), reason)

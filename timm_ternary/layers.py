@@ -69,6 +69,11 @@ class PackedWeight:
         self.weight_packed = packed.to(self.weight_packed.device)
         self.weight_scale = scale.to(self.weight_scale, copy=True)
 
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """Pickle by host class: `_packed_class` makes its subclass at run time."""
+        state: tuple[Any, ...] = tuple(super().__reduce_ex__(protocol))
+        return (_new_packed, (_host_class(type(self)),), *state[2:])
+
 
 class PackedConv2d(PackedWeight, nn.Conv2d):  # type: ignore[override]
     """nn.Conv2d with a packed weight; made by `make_packed`, not constructed."""
@@ -90,6 +95,18 @@ def _packed_class(cls: type[nn.Module]) -> type[nn.Module]:
         members: dict[str, Any] = {"__doc__": f"{cls.__name__} with a packed weight."}
         _packed_classes[cls] = type(f"Packed{cls.__name__}", (PackedWeight, cls), members)
     return _packed_classes[cls]
+
+
+def _host_class(cls: type) -> type[nn.Module]:
+    """The inverse of `_packed_class`."""
+    return next(c for c in cls.__bases__ if issubclass(c, nn.Module))
+
+
+def _new_packed(host: type[nn.Module]) -> nn.Module:
+    """An empty packed layer, whose state unpickling sets."""
+    cls = _packed_class(host)
+    layer: nn.Module = cls.__new__(cls)
+    return layer
 
 
 def make_trainable(
@@ -126,11 +143,12 @@ def make_packed(layer: Any, config: TernaryConfig, code: TernaryCode | None = No
     if weight.is_meta:
         size = bases * packing.packed_size(weight.numel())
         packed = weight.new_empty(size, dtype=torch.uint8)
-        scale = weight.new_empty(bases, quantizer.scale_rows, quantizer.groups, dtype=torch.float32)
+        scale = weight.new_empty(bases, quantizer.scale_rows, quantizer.groups)
     else:
         code = quantizer.encode(weight) if code is None else code.to(weight.device)
         packed = packing.pack_2bit(code.codes.flatten(1)).flatten()
-        scale = scale_tensor(code, quantizer.scale_rows)
+        # In the layer's dtype, as its other parameters, so that it takes the inputs it took.
+        scale = scale_tensor(code, quantizer.scale_rows).to(weight.dtype)
     del layer._parameters["weight"]
     layer.__class__ = _packed_class(type(layer))
     layer.weight_shape = shape
@@ -143,7 +161,7 @@ def make_plain(layer: Any) -> None:
     """Turn either form into the host layer in place: latent, or decoded, weight as a parameter."""
     if issubclass(type(layer), PackedWeight):
         weight = layer.weight
-        host: Any = next(c for c in type(layer).__bases__ if not issubclass(c, PackedWeight))
+        host = _host_class(type(layer))
         del layer._buffers["weight_packed"], layer._buffers["weight_scale"]
         del layer.weight_shape
         layer.__class__ = host
@@ -200,7 +218,7 @@ def layer_code(layer: nn.Module) -> TernaryCode:
 
 
 def scale_tensor(code: TernaryCode, rows: int) -> Tensor:
-    """Scales as files and packed layers hold them: ``(bases, rows, 1 or out)``, not in half.
+    """Scales as files hold them: ``(bases, rows, 1 or out)``, not in half precision.
 
     Args:
         rows: As the method has it; a code whose two signs differ gets two in any case.
@@ -264,17 +282,18 @@ def _adapt(layer: Any, state: MutableMapping[str, Any], prefix: str, *_: Any) ->
             raise ValueError(f"tensor {prefix}{error}") from None
         if trainable is not None:
             del state[keys[0]], state[keys[1]]
-            state[latent] = trainable.restore(code)
-            _add_quantizer(state, prefix, trainable)
+            # Not with the layer's own quantizer: it may be on the meta device, or loading fail.
+            quantizer = quantizers.create(layer.ternary_config, code.decode())
+            state[latent] = quantizer.restore(code)
+            _add_quantizer(state, prefix, quantizer)
         else:
             packed = packing.pack_2bit(code.codes.flatten(1)).flatten()
             layer.set_code(packed, state[keys[1]])
             state[keys[0]] = packed
     elif dense in state and trainable is not None:
-        _check_shape(dense, state[dense], layer.parametrizations.weight.original.shape)
+        _check_shape(dense, state[dense], latent_weight(layer).shape)
         state[latent] = state.pop(dense)
-        trainable.reset(state[latent].to(latent_weight(layer)))
-        _add_quantizer(state, prefix, trainable)
+        _add_quantizer(state, prefix, quantizers.create(layer.ternary_config, state[latent]))
     elif trainable is None and (latent in state or dense in state):
         _encode_into(layer, state, prefix, latent if latent in state else dense)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from fnmatch import fnmatchcase
-from typing import Any, cast
 
+from timm.models._features import FeatureGetterNet
 from torch import nn
 
 from .config import TernaryConfig
@@ -19,6 +19,9 @@ HOSTS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 """Types (with their subclasses) whose `weight` has its output channels in dimension 0."""
 
 
+_WORDS = ("first", "last", "depthwise")
+
+
 def is_depthwise(layer: nn.Module) -> bool:
     """Whether `layer` is a convolution with one input channel a group."""
     return isinstance(layer, HOSTS[:3]) and layer.groups > 1 and layer.groups == layer.in_channels
@@ -28,9 +31,11 @@ def select_layers(model: nn.Module, config: TernaryConfig) -> dict[str, nn.Modul
     """Convolutions and linear layers of `model` that `config` does not exclude, in module order.
 
     ``"first"`` and ``"last"`` are timm's ``first_conv`` and ``classifier`` where the model states
-    them, else its first and last such layer. Glob patterns match module names; on a
-    ``features_only`` wrapper, which renames ``stages.0`` to ``stages_0``, in either spelling.
+    them, else its first and last such layer. Glob patterns match module names; on
+    a wrapper (``features_only``, TimmWrapper), which renames ``stages.0`` to ``stages_0`` or
+    ``model.stages.0``, in either spelling.
     """
+    prefix = _prefix(model)
     hosts: dict[str, nn.Module] = {
         name: module
         for name, module in model.named_modules()
@@ -39,24 +44,29 @@ def select_layers(model: nn.Module, config: TernaryConfig) -> dict[str, nn.Modul
     excluded: set[str] = set()
     for entry in config.exclude:
         if entry in ("first", "last"):
-            excluded |= _end(model, hosts, entry)
+            excluded |= _end(model, prefix, hosts, entry)
         elif entry == "depthwise":
             excluded |= {name for name, module in hosts.items() if is_depthwise(module)}
         else:
-            found = {name for name in hosts if _matches(name, entry)}
+            found = {n for n in hosts if _matches(n, entry) or _matches(n, prefix + entry)}
             if not found:
-                guess = nearest(entry, hosts)
+                guess = nearest(entry, [*hosts, *_WORDS])
                 hint = f"; did you mean {guess!r}?" if guess else ""
                 _logger.warning("exclude=%r matches no layer%s", entry, hint)
             excluded |= found
     return {name: module for name, module in hosts.items() if name not in excluded}
 
 
-def _end(model: nn.Module, hosts: dict[str, nn.Module], end: str) -> set[str]:
-    # TimmWrapper keeps the timm model, and with it the configuration, one level below.
-    prefix, owner = "", cast(Any, model)
-    if not hasattr(model, "pretrained_cfg") and hasattr(model, "timm_model"):
-        prefix, owner = "timm_model.", model.timm_model
+def _prefix(model: nn.Module) -> str:
+    """What a wrapper puts before the names of the timm model that it keeps one level below."""
+    if isinstance(model, FeatureGetterNet):
+        return "model."
+    wraps = not hasattr(model, "pretrained_cfg") and hasattr(model, "timm_model")
+    return "timm_model." if wraps else ""  # transformers' TimmWrapper
+
+
+def _end(model: nn.Module, prefix: str, hosts: dict[str, nn.Module], end: str) -> set[str]:
+    owner = model if hasattr(model, "pretrained_cfg") else model.get_submodule(prefix[:-1])
     stated = None
     if (config := getattr(owner, "pretrained_cfg", None)) is not None:
         key = "first_conv" if end == "first" else "classifier"

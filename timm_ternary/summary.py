@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import packing
+from . import packing, quantizers
 from .convert import config_of, ternary_layers
-from .layers import PackedWeight, layer_code
+from .layers import PackedWeight, layer_code, scale_tensor
 
 __all__ = ["LayerSummary", "ModelSummary", "summarize"]
 
@@ -102,7 +102,8 @@ def summarize(model: nn.Module) -> ModelSummary:
     layers, config = ternary_layers(model), config_of(model)
     if config is None:
         raise ValueError("the model is not ternary; type: timm_ternary.ternarize_(model)")
-    rows = tuple(_summarize_layer(name, layer) for name, layer in layers.items())
+    scale_rows = quantizers.get(config.method).scale_rows
+    rows = tuple(_summarize_layer(name, layer, scale_rows) for name, layer in layers.items())
     names = ternary_layers(model, every_name=True)
     own = tuple(f"{name}.{part}" for name in names for part in ("parametrizations.", "weight_"))
     rest = [t for n, t in model.state_dict().items() if not n.startswith(own)]
@@ -120,14 +121,13 @@ def summarize(model: nn.Module) -> ModelSummary:
     )
 
 
-def _summarize_layer(name: str, layer: nn.Module) -> LayerSummary:
+def _summarize_layer(name: str, layer: nn.Module, scale_rows: int) -> LayerSummary:
     code = layer_code(layer)
     host = next(
         c for c in type(layer).__mro__ if not c.__name__.startswith(("Packed", "Parametrized"))
     )
     count = max(code.codes.numel(), 1)
-    one_scale = torch.equal(code.pos, code.neg)
-    scales = code.pos.numel() * (1 if one_scale else 2)
+    scales = scale_tensor(code, scale_rows).numel()
     size = code.bases * packing.packed_size(code.shape.numel()) + 4 * scales
     return LayerSummary(
         name=name,

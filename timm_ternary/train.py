@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import nn
 from transformers import set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from . import models  # noqa: F401  (registers them with timm)
 from .checkpoint import atomic_write, save_float, save_packed
@@ -36,6 +37,8 @@ _USAGE = "python -m timm_ternary.train RECIPE.yaml [--field value]..."
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Train as a command line says; a user's mistake ends in one line and exit status 2.
 
+    An interrupt ends in exit status 130; checkpoints and an earlier result stay as they are.
+
     Args:
         argv: The words after the program's name; None: those of this process.
 
@@ -53,6 +56,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     except (OSError, ValueError) as error:  # OSError: what is read or written is not there
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         raise SystemExit(2) from error
+    except KeyboardInterrupt as error:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from error
 
 
 @dataclass(frozen=True)
@@ -145,13 +151,23 @@ def _resume(args: TernaryTrainingArguments) -> str | None:
         if not Path(asked).is_dir():
             raise ValueError(f"resume_from_checkpoint: there is no directory {asked!r}")
         return str(asked)
-    found = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+    found = _last_checkpoint(Path(args.output_dir))
     if found is None:
         raise ValueError(
             f"there is no checkpoint in {args.output_dir!r} to resume from: "
             "leave resume_from_checkpoint out to start anew"
         )
     return str(found)
+
+
+def _last_checkpoint(directory: Path) -> Path | None:
+    """The newest checkpoint that was written in full: the Trainer writes its state last."""
+    found = [
+        path.parent
+        for path in directory.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")
+        if path.parent.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-").isdigit()
+    ]
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

@@ -377,6 +377,10 @@ class TestRegisterTernary:
         with pytest.raises(ValueError, match="'resnet18_tern' is registered already"):
             register_ternary("resnet18")
 
+    def test_ternary_base(self) -> None:
+        with pytest.raises(ValueError, match="'resnet18_tern' names a ternary model"):
+            register_ternary("resnet18_tern")
+
     def test_unknown_base(self) -> None:
         with pytest.raises(ValueError, match="unknown model 'resnet_18'; did you mean 'resnet18'"):
             register_ternary("resnet_18")

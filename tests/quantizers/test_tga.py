@@ -269,6 +269,13 @@ def test_a_bad_init_factor_is_named(value):
         TGA(torch.ones(2, 2), init_factor=value)
 
 
+@pytest.mark.parametrize("key", ["gradient_correctness", "stats_grad"])
+@pytest.mark.parametrize("value", ["false", 0, None])
+def test_a_flag_is_a_bool(key, value):
+    with pytest.raises(ValueError, match=f"{key} must be true or false, got {value!r}"):
+        TGA(torch.ones(2, 2), **{key: value})
+
+
 @pytest.mark.parametrize("factor", [0.0, 0.1, 0.5, 2.0])
 @pytest.mark.parametrize("mean", [0.0, 0.05, -1.0, -3e-6])
 @pytest.mark.parametrize("count", [2, 3, 16, 61])

@@ -121,6 +121,17 @@ def test_a_data_loader_gives_whole_batches(workers: int) -> None:
     assert torch.equal(pixels, dataset.__getitems__(range(40))["pixel_values"])
 
 
+def test_workers_that_outlive_an_epoch_see_the_next_one() -> None:
+    dataset = memory()
+    loader = DataLoader(
+        dataset, batch_size=16, collate_fn=collate, num_workers=1, persistent_workers=True
+    )
+    for epoch in range(2):
+        dataset.set_epoch(epoch)
+        pixels = torch.cat([b["pixel_values"] for b in loader])
+        assert torch.equal(pixels, dataset.__getitems__(range(40))["pixel_values"])
+
+
 def test_collate_stacks_single_items() -> None:
     dataset = memory()
     batch = collate([dataset[3], dataset[4]])
@@ -172,6 +183,17 @@ def folder(root: Path, *, classes: str = "ab", count: int = 4, side: int = 8, **
                 shade = np.full((size, size, 3), 100 * label + 10 * i, np.uint8)
                 Image.fromarray(shade).save(root / split / name / f"{i}.png")
     return str(root)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_16_bit_images_are_scaled_not_clipped(tmp_path: Path, in_memory: bool) -> None:
+    path = Path(folder(tmp_path / "d"))
+    for i, file in enumerate(sorted((path / "test").rglob("*.png"))):
+        Image.fromarray(np.full((8, 8), 257 * 10 * i, np.uint16)).save(file)
+    args = DataArguments(dataset=str(path), in_memory=in_memory, mean=[0.0], std=[1.0])
+    data = load_data(args, in_chans=1)
+    pixels = [float(data.eval[i]["pixel_values"].mean()) * 255 for i in range(8)]
+    assert pixels == pytest.approx([10 * i for i in range(8)], abs=0.01)
 
 
 def test_image_folder_in_memory(tmp_path: Path) -> None:

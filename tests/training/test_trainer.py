@@ -293,6 +293,24 @@ def test_scaled_gradient_is_scaled_back(tmp_path: Path) -> None:
     assert norms[0] == pytest.approx(norms[1], rel=1e-6) and norms[0] > 0
 
 
+def test_a_loss_that_is_told_the_number_of_labels_counts_all_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def summed(logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: int) -> torch.Tensor:
+        return F.cross_entropy(logits, labels, reduction="sum") / num_items_in_batch
+
+    data = Images(4)
+    run = TernaryTrainer(
+        small_net(dropout=0.0), arguments(tmp_path), train_dataset=data, compute_loss_func=summed
+    )
+    batch = {"pixel_values": data.pixels, "labels": data.labels}
+    alone = run.compute_loss(run.model.train(), batch, num_items_in_batch=4)
+    # Two processes with 4 images each; their gradients are averaged.
+    monkeypatch.setattr(type(run.accelerator), "num_processes", 2)
+    shared = run.compute_loss(run.model, batch, num_items_in_batch=8)
+    assert shared.item() == pytest.approx(alone.item())
+
+
 def test_several_gpus_in_one_process_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

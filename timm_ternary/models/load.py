@@ -10,6 +10,7 @@ from timm.models import parse_model_name
 from timm.models._registry import split_model_name_tag
 from torch import nn
 
+from ..checkpoint import is_packed_file, read_weights
 from ..errors import unknown
 
 __all__ = ["base_of", "check_name", "load_model"]
@@ -56,6 +57,9 @@ def load_model(model: str, *, pretrained: bool | None = None, **kwargs: Any) -> 
         check_name(name)
         if pretrained is None:
             pretrained = "." in name and not kwargs.get("checkpoint_path")
+    checkpoint = kwargs.get("checkpoint_path")
+    if checkpoint and is_packed_file(checkpoint):
+        read_weights(checkpoint)  # timm would not compare the digests
     try:
         loaded = timm.create_model(model, pretrained=pretrained is not False, **kwargs)
     except (RuntimeError, TypeError, KeyError, OSError) as error:

@@ -51,8 +51,11 @@ def register_ternary(base: str) -> str:
         The new name.
 
     Raises:
-        ValueError: timm knows no model `base` (names the nearest), or the new name is taken.
+        ValueError: timm knows no model `base` (names the nearest), `base` is ternary itself, or the
+            new name is taken.
     """
+    if base.endswith(SUFFIX):
+        raise ValueError(f"{base!r} names a ternary model; give the float model's name")
     if not timm.is_model(base):
         raise ValueError(unknown("model", base, timm.list_models()))
     name = base + SUFFIX

@@ -67,7 +67,7 @@ class TGA(Quantizer):
         stats_grad: Let gradients flow through mu and sigma too (the paper holds them constant).
 
     Raises:
-        ValueError: `init_factor` is not a finite number >= 0.
+        ValueError: `init_factor` is not a finite number >= 0, or a flag is not a bool.
     """
 
     name = "tga"
@@ -87,9 +87,13 @@ class TGA(Quantizer):
             raise ValueError(
                 f"init_factor must be a finite number >= 0, e.g. 0.1; got {init_factor!r}"
             )
+        flags = {"gradient_correctness": gradient_correctness, "stats_grad": stats_grad}
+        for key, flag in flags.items():
+            if not isinstance(flag, bool):
+                raise ValueError(f"{key} must be true or false, got {flag!r}")
         self.init_factor = float(init_factor)
-        self.gradient_correctness = bool(gradient_correctness)
-        self.stats_grad = bool(stats_grad)
+        self.gradient_correctness = gradient_correctness
+        self.stats_grad = stats_grad
         self.threshold = nn.Parameter(self.rows(weight).new_zeros(self.groups))
         self.reset(weight)
 

@@ -14,6 +14,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transf
 from torch import Tensor
 from torchvision.transforms import Compose, RandomCrop, Resize
 
+from ..images import is_grey, to_mode
 from .arguments import DataArguments
 from .data_lazy import LazyImages
 from .data_memory import InMemoryImages, collate
@@ -129,7 +130,7 @@ def load_data(
         source.eval.spread(args.max_eval_samples),
     )
     first = train.image(0)
-    chans = in_chans or (1 if first.mode in ("1", "L", "LA", "I;16") else 3)
+    chans = in_chans or (1 if is_grey(first) else 3)
     size = _image_size(args, model_cfg or {}, trained, max(first.size))
     hflip = args.hflip if args.hflip is not None else 0.5 * source.mirror
     small = size <= _SMALL
@@ -171,7 +172,7 @@ def _decode(split: Split, chans: int, size: int) -> NDArray[np.uint8]:
     """All images of a split as uint8 (N, C, size, size)."""
     pixels = np.empty((len(split), size, size, chans), np.uint8)
     for index in range(len(split)):
-        image = split.image(index).convert(_MODES[chans])
+        image = to_mode(split.image(index), _MODES[chans])
         if image.size != (size, size):
             image = image.resize((size, size), Resampling.BICUBIC)
         pixels[index] = np.asarray(image).reshape(size, size, chans)

@@ -12,6 +12,7 @@ from PIL.Image import Image as PILImage
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..images import to_mode
 from .data_sources import Split
 
 __all__ = ["LazyImages"]
@@ -35,17 +36,24 @@ class LazyImages(Dataset[dict[str, Tensor]]):
         self, split: Split, transform: Callable[[PILImage], Tensor], *, mode: str, seed: int = 0
     ) -> None:
         self.split, self.transform, self.mode = split, transform, mode
-        self.seed, self.epoch = seed, 0
+        self.seed = seed
+        # Shared, so that it reaches the loader's workers where they outlive an epoch.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
         return len(self.split)
 
+    @property
+    def epoch(self) -> int:
+        """The pass over the data that is set."""
+        return int(self._epoch)
+
     def set_epoch(self, epoch: int) -> None:
         """Say which pass over the data comes next, counted from 0."""
-        self.epoch = epoch
+        self._epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        image = self.split.image(index).convert(self.mode)
+        image = to_mode(self.split.image(index), self.mode)
         with _seeded(self.seed, self.epoch, index):
             pixels = self.transform(image)
         return {"pixel_values": pixels, "labels": torch.tensor(self.split.labels[index])}

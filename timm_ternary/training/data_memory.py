@@ -98,7 +98,9 @@ class InMemoryImages(Dataset[dict[str, Tensor]]):
         if not len(mean) == len(std) == images.shape[1]:
             raise ValueError(f"mean and std must have {images.shape[1]} values, one a channel")
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
-        self.padding, self.hflip, self.seed, self.epoch = padding, hflip, seed, 0
+        self.padding, self.hflip, self.seed = padding, hflip, seed
+        # Shared, so that it reaches the loader's workers where they outlive an epoch.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         border = ((0, 0), (0, 0), (padding, padding), (padding, padding))
         self._padded = np.pad(images, border) if padding else images
         # (N, C, 2·padding + 1, 2·padding + 1, H, W): every crop of every image, as a view.
@@ -112,9 +114,14 @@ class InMemoryImages(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def epoch(self) -> int:
+        """The pass over the data that is set."""
+        return int(self._epoch)
+
     def set_epoch(self, epoch: int) -> None:
         """Say which pass over the data comes next, counted from 0: it selects the crops."""
-        self.epoch = epoch
+        self._epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         batch = self.__getitems__([range(len(self))[index]])

@@ -80,7 +80,7 @@ def open_source(args: DataArguments) -> Source:
     Raises:
         ValueError: It cannot be read, or lacks a split, a column or usable labels. One line.
     """
-    source = _digits() if args.dataset == "digits" else _tables(args)
+    source = _digits(args) if args.dataset == "digits" else _tables(args)
     if len(source.label_names) < 2:
         raise ValueError(
             f"{_title(args)} has {len(source.label_names)} class; training needs at least 2"
@@ -99,7 +99,7 @@ def _title(args: DataArguments) -> str:
     return f"dataset {args.dataset!r}"
 
 
-def _digits() -> Source:
+def _digits(args: DataArguments) -> Source:
     """1,797 handwritten digits, 8x8 grey; every fifth, drawn by class, is held out."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -115,8 +115,9 @@ def _digits() -> Source:
     def split(name: str, rows: NDArray[np.int64]) -> Split:
         return Split(name, labels[rows], lambda row: fromarray(images[row]), rows)
 
-    names = tuple(str(digit) for digit in range(10))
-    return Source(split("train", train), split("test", test), names, mirror=False)
+    rows = {"train": train, "test": test}
+    first, second = (split(name, rows[name]) for name in _split_names(args, list(rows)))
+    return Source(first, second, tuple(str(digit) for digit in range(10)), mirror=False)
 
 
 def _tables(args: DataArguments) -> Source:

@@ -109,6 +109,9 @@ class ImageTrainer(Trainer):
             logits = model(inputs["pixel_values"])
             if self.compute_loss_func is not None:
                 loss = self.compute_loss_func(logits, labels, num_items_in_batch=num_items_in_batch)
+                if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+                    # The number is that of all processes, whose gradients are averaged later on.
+                    loss = loss * self.accelerator.num_processes
             else:
                 smoothing = self.args.label_smoothing_factor
                 loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import timm.optim
+import torch
 from transformers import TrainingArguments
 
 from ..errors import unknown
@@ -96,6 +98,10 @@ class TernaryTrainingArguments(TrainingArguments):
         self._check_thresholds()
         self._check_optimizer()
         self._check_schedule()
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.accelerator.is_available():
+            # Else each process trains alone on all the data: accelerate's launcher does not pass
+            # its own use_cpu on to MULTI_GPU (accelerate 1.15.0, transformers 5.23.0).
+            self.use_cpu = True
         super().__post_init__()
 
     def _check_thresholds(self) -> None:

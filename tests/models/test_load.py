@@ -1,0 +1,28 @@
+"""MODEL as users type it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from samples import outputs, trained
+
+from timm_ternary.checkpoint import WEIGHTS_NAME, save_packed
+from timm_ternary.models.load import load_model
+
+
+def test_a_packed_file_as_checkpoint_is_checked_in_full(tmp_path: Path) -> None:
+    model = trained()
+    path = save_packed(model, tmp_path) / WEIGHTS_NAME
+    given = {"num_classes": 5, "packed": True, "checkpoint_path": str(path)}
+    assert torch.equal(outputs(load_model("test_resnet_tern", **given)), outputs(model))
+    with safe_open(str(path), framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        metadata = file.metadata()
+    tensors["fc.weight_scale"] *= -1
+    save_file(tensors, str(path), metadata)
+    with pytest.raises(ValueError, match=r"tensor fc\.weight_scale is damaged"):
+        load_model("test_resnet_tern", **given)
