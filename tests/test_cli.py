@@ -218,6 +218,8 @@ def test_train_passes_the_accelerate_file_on(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "config.yaml").write_text("compute_environment: LOCAL_MACHINE\n")
+    recipe = str(tmp_path / "r.yaml")
+    Path(recipe).write_text("model: resnet8_cifar\ndataset: digits\n")
     seen = []
 
     def start(command: list[str], check: bool) -> subprocess.CompletedProcess[bytes]:
@@ -226,14 +228,16 @@ def test_train_passes_the_accelerate_file_on(
 
     monkeypatch.setattr(subprocess, "run", start)
     file = str(tmp_path / "config.yaml")
-    status, _, _ = run("train", "r.yaml", "--accelerate", file, "--seed", "1")
+    status, _, _ = run("train", recipe, "--accelerate", file, "--seed", "1")
     assert status == 3
-    run("train", "r.yaml", f"--accelerate={file}", "--seed", "1")
+    run("train", recipe, f"--accelerate={file}", "--seed", "1")
     assert seen[1] == seen[0]
     assert seen[0][1:] == [
         *("-m", "accelerate.commands.launch", "--config_file", file),
-        *("-m", "timm_ternary.train", "r.yaml", "--seed", "1"),
+        *("-m", "timm_ternary.train", recipe, "--seed", "1"),
     ]
+    status, _, err = run("train", recipe, "--accelerate", file, "--sed", "1")
+    assert status == 2 and "did you mean '--seed'?" in err and len(seen) == 2
 
 
 def test_a_closed_pipe_is_no_error() -> None:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from timm_ternary import TernaryCode, TernaryConfig, packing
-from timm_ternary.checkpoint import StoredWeights, _serialize, read_weights
 from timm_ternary.convert import install_
 from timm_ternary.quantizers import get
+from timm_ternary.weights_file import StoredWeights, packed_bytes, read_weights
 
 FAST = settings(
     max_examples=100,
@@ -72,7 +72,8 @@ def samples(draw: st.DrawFn) -> Sample:
     install_(model, config, packed=True, codes=codes)
     encoding = draw(st.sampled_from(packing.ENCODINGS))
     dense = {f"{name}.bias": module.bias.detach() for name, module in model.named_children()}
-    data = _serialize(model, config, encoding, "test_resnet_tern")
+    facts = {"config": config, "encoding": encoding, "architecture": "test_resnet_tern"}
+    data = packed_bytes(codes, dense, **facts)
     return Sample(data, codes, dense, config, encoding)
 
 

@@ -20,12 +20,13 @@ HEAVY = (
 
 # From low to high (DESIGN.md). A module imports from lower rows only; "" is the package itself.
 LAYERS = (
-    {"errors", "images", "version"},
+    {"errors", "files", "images", "tables", "version"},
     {"code", "config"},
     {"packing", "quantizers.base"},
+    {"code_tensors"},
     {"quantizers.tga", "quantizers.ttq", "quantizers.twn"},
     {"quantizers"},
-    {"layers", "select"},
+    {"layers", "select", "weights_file"},
     {"convert"},
     {"checkpoint", "summary"},
     {"models.alexnet", "models.resnet_cifar", "models.load"},

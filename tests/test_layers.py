@@ -14,17 +14,16 @@ from timm.layers import Conv2dSame, ScaledStdConv2d, ScaledStdConv2dSame, StdCon
 from torch import Tensor, nn
 
 from timm_ternary import TernaryCode, TernaryConfig
+from timm_ternary.code_tensors import code_from_tensors, scale_tensor
 from timm_ternary.layers import (
     PackedConv2d,
     PackedLinear,
     PackedWeight,
-    code_from_tensors,
     layer_code,
     make_packed,
     make_plain,
     make_trainable,
     quantizer_of,
-    scale_tensor,
 )
 from timm_ternary.packing import ENCODINGS, encode
 

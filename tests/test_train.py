@@ -101,7 +101,7 @@ def test_a_ternary_run_starts_from_it_and_reloads_exactly(
 ) -> None:
     class Trainer(train.TernaryTrainer):
         def __init__(self, **options: Any) -> None:
-            options["callbacks"] = [*options["callbacks"], _Keep()]
+            options["callbacks"] = [_Keep()]
             super().__init__(**options)
 
     monkeypatch.setattr(train, "TernaryTrainer", Trainer)

@@ -13,7 +13,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
+
+from . import tables
 
 __all__ = ["app", "main"]
 
@@ -58,16 +59,7 @@ def quickstart(
     if as_json:
         _print_json(metrics)
         return
-    table = _table("", "float", "ternary", "reloaded")
-    accuracies = (metrics[f"{form}_accuracy"] for form in ("float", "ternary", "reloaded"))
-    table.add_row("accuracy", *(f"{100 * value:.2f} %" for value in accuracies))
-    sizes = metrics["float_bytes"], metrics["packed_bytes"]
-    table.add_row("bytes", f"{sizes[0]:,}", f"{sizes[1]:,}", f"{sizes[1]:,}")
-    table.add_row("", "", f"{sizes[0] / sizes[1]:.1f}x smaller", "")
-    table.add_row("zeros", "", f"{metrics['zeros']:.1%}", "")
-    layers = f"{metrics['ternary_layers']} of {metrics['layers']}"
-    table.add_row("ternary layers", "", layers, "")
-    _out.print(table)
+    _out.print(tables.quickstart(metrics))
     _out.print(f"{metrics['seconds']:.0f} s; {output / 'ternary'} loads with", highlight=False)
     call = f'timm.create_model("local-dir:{output / "ternary"}", pretrained=True)'
     _out.print(f"  import timm, timm_ternary; {call}", highlight=False, soft_wrap=True)
@@ -93,9 +85,13 @@ def train(context: typer.Context) -> None:
             raise ValueError(
                 f"--accelerate needs a file, e.g. recipes/accelerate/multi_gpu.yaml; got {got}"
             )
-        file = words[place + 1]
+        from .train import ARGUMENTS
+        from .training.recipe import check
+
+        file, rest = words[place + 1], [*words[:place], *words[place + 2 :]]
+        check(rest, *ARGUMENTS)  # here, in one line, rather than in every process
         command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", file]
-        command += ["-m", "timm_ternary.train", *words[:place], *words[place + 2 :]]
+        command += ["-m", "timm_ternary.train", *rest]
         raise typer.Exit(subprocess.run(command, check=False).returncode)
     from .train import main as run
 
@@ -156,18 +152,11 @@ def evaluate(
         result = accuracy(
             network, loader, device=device, progress=lambda n: progress.advance(task, n)
         )
+    values = {"model": model, "dataset": dataset, **asdict(result)}
     if as_json:
-        _print_json({"model": model, "dataset": dataset, **asdict(result)})
+        _print_json(values)
         return
-    table = _table("model", "top-1", "top-5", "images", "seconds")
-    table.add_row(
-        model,
-        f"{100 * result.top1:.2f} %",
-        f"{100 * result.top5:.2f} %",
-        f"{result.images:,}",
-        f"{result.seconds:.1f}",
-    )
-    _out.print(table)
+    _out.print(tables.evaluation(values))
 
 
 @app.command()
@@ -189,16 +178,12 @@ def predict(
     def skipped(path: str, reason: str) -> None:
         print(f"skipped {path}: {reason}", file=sys.stderr)
 
-    results = list(run(network, images, top=top, skipped=skipped))
+    results = [asdict(found) for found in run(network, images, top=top, skipped=skipped)]
     if as_json:
-        _print_json([asdict(result) for result in results])
+        _print_json(results)
     else:
         for result in results:
-            table = _table(result.path, "", "")
-            table.columns[2].justify = "left"
-            for name, share in zip(result.names, result.probabilities, strict=True):
-                table.add_row(name, f"{share:.1%}", "█" * round(30 * share))
-            _out.print(table)
+            _out.print(tables.prediction(result))
     if not results:
         raise ValueError("no image could be read")
 
@@ -220,17 +205,7 @@ def inspect(
     if as_json:
         _print_json(summary.to_dict())
         return
-    table = _table("layer", "kind", "shape", "zeros", "+1", "-1", "scale +", "scale -", "bytes")
-    for layer in summary.layers:
-        table.add_row(
-            layer.name,
-            layer.kind,
-            "x".join(map(str, layer.shape)),
-            *(f"{share:.1%}" for share in (layer.zeros, layer.plus, layer.minus)),
-            *(f"{scale:.3g}" for scale in (layer.pos, layer.neg)),
-            f"{layer.packed_bytes:,}",
-        )
-    _out.print(table)
+    _out.print(tables.layers(summary.to_dict()))
     form = "packed" if summary.packed else "trainable"
     _out.print(
         f"{summary.method}, {form}: {len(summary.layers)} ternary layers, "
@@ -254,8 +229,9 @@ def pack(
     as_json: _Json = False,
 ) -> None:
     """Write a model as a packed directory, which timm loads; or change the encoding of one."""
-    from .checkpoint import WEIGHTS_NAME, save_packed
+    from .checkpoint import save_packed
     from .packing import check_encoding
+    from .weights_file import WEIGHTS_NAME
 
     check_encoding(encoding)  # before minutes of loading
     network = _load_ternary(model, checkpoint, num_classes, in_chans, ternary, weights=True)
@@ -285,12 +261,8 @@ def list_(
         if as_json:
             _print_json(found)
             return
-        table = _table("method", "options and defaults", "")
-        for name, options in found.items():
-            first_line = (quantizers.get(name).__doc__ or "").splitlines()[0]
-            shown = ", ".join(f"{key}={value!r}" for key, value in options.items())
-            table.add_row(name, shown, first_line)
-        _out.print(table)
+        lines = {name: (quantizers.get(name).__doc__ or "").splitlines()[0] for name in found}
+        _out.print(tables.methods({name: (found[name], lines[name]) for name in found}))
         return
     pattern = pattern if "_tern" in pattern else f"{pattern}_tern"
     names = timm.list_models(pattern, module="ternary", include_tags=tags)
@@ -367,13 +339,6 @@ def _load_ternary(model: str, *rest: Any, weights: bool) -> Any:
             return network
     hint = f"type {name}_tern" if name else "train a ternary one from it: timm-ternary train"
     raise ValueError(f"{model!r} is a float model; {hint}")
-
-
-def _table(*columns: str) -> Table:
-    table = Table(*columns, box=None, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    return table
 
 
 def _print_json(value: Any) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from . import quantizers
 from .code import TernaryCode
@@ -25,6 +25,7 @@ from .select import select_layers
 
 __all__ = [
     "config_of",
+    "float_state",
     "install_",
     "is_packed",
     "pack_",
@@ -49,6 +50,13 @@ def ternary_layers(model: nn.Module, *, every_name: bool = False) -> dict[str, n
         for name, module in model.named_modules(remove_duplicate=not every_name)
         if isinstance(module, PackedWeight) or quantizer_of(module) is not None
     }
+
+
+def float_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict of `model` without what belongs to its ternary weights: norms, biases, ..."""
+    names = ternary_layers(model, every_name=True)
+    own = tuple(f"{name}.{part}" for name in names for part in ("parametrizations.", "weight_"))
+    return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(own)}
 
 
 def quantizers_of(model: nn.Module) -> dict[str, Quantizer]:

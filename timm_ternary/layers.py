@@ -9,7 +9,6 @@ In both, `layer.weight` is the ternary weight, whether the layer is called or on
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch.nn.utils import parametrize
 
 from . import packing, quantizers
 from .code import TernaryCode
+from .code_tensors import code_from_tensors, scale_tensor
 from .config import TernaryConfig
 from .quantizers import Quantizer
 
@@ -26,14 +26,12 @@ __all__ = [
     "PackedConv2d",
     "PackedLinear",
     "PackedWeight",
-    "code_from_tensors",
     "latent_weight",
     "layer_code",
     "make_packed",
     "make_plain",
     "make_trainable",
     "quantizer_of",
-    "scale_tensor",
 ]
 
 
@@ -215,49 +213,6 @@ def layer_code(layer: nn.Module) -> TernaryCode:
     if quantizer is None:
         raise ValueError(f"{type(layer).__name__} is not ternary; type: ternarize_(model)")
     return quantizer.encode(latent_weight(layer))
-
-
-def scale_tensor(code: TernaryCode, rows: int) -> Tensor:
-    """Scales as files hold them: ``(bases, rows, 1 or out)``, not in half precision.
-
-    Args:
-        rows: As the method has it; a code whose two signs differ gets two in any case.
-    """
-    rows = rows if torch.equal(code.pos, code.neg) else 2
-    scale = torch.stack([code.pos, code.neg][:rows], 1)
-    return scale if scale.dtype == torch.float64 else scale.float()
-
-
-def code_from_tensors(packed: Tensor, scale: Tensor, shape: torch.Size) -> TernaryCode:
-    """The inverse of what files hold, in any encoding, with every value checked.
-
-    Args:
-        packed: uint8, 1-D.
-        scale: Floating point, ``(bases, 1 or 2, 1 or out)``.
-        shape: Of the weight.
-
-    Raises:
-        ValueError: Wrong dtype, shape or size, an invalid code, a scale that is not finite; the
-            message begins with the name of the tensor at fault.
-    """
-    groups = {1, shape[0]}
-    fits = scale.ndim == 3 and scale.shape[1] in (1, 2) and scale.shape[2] in groups
-    if not (fits and scale.shape[0]):
-        raise ValueError(
-            f"weight_scale: must have shape (bases, 1 or 2, "
-            f"{' or '.join(map(str, sorted(groups)))}), got {tuple(scale.shape)}"
-        )
-    if not scale.is_floating_point():
-        raise ValueError(f"weight_scale: must be floating point, got {scale.dtype}")
-    if not torch.isfinite(scale).all():
-        raise ValueError("weight_scale: holds a value that is not finite")
-    bases, count = scale.shape[0], math.prod(shape)
-    try:
-        encoding = packing.detect(packed, bases, count)
-        codes = packing.decode(packed, encoding, bases, count).reshape(bases, *shape)
-    except ValueError as error:
-        raise ValueError(f"weight_packed: {error}") from None
-    return TernaryCode(codes, scale[:, 0], scale[:, -1])
 
 
 def _mark(layer: Any, config: TernaryConfig) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from torch import nn
 from torch.utils.data import DataLoader
 
-from .checkpoint import WEIGHTS_NAME, atomic_write, load_packed
+from .checkpoint import load_packed
+from .files import atomic_write
 from .inference import accuracy
 from .report import weight_histograms
 from .select import HOSTS
@@ -19,6 +20,7 @@ from .summary import summarize
 from .train import ARGUMENTS, Run, fit
 from .training.data import Data
 from .training.recipe import parse
+from .weights_file import WEIGHTS_NAME
 
 __all__ = ["QuickstartMetrics", "quickstart"]
 

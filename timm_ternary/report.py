@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from .checkpoint import atomic_write
 from .convert import ternary_layers
+from .files import atomic_write
 from .layers import PackedWeight, latent_weight, layer_code
 
 __all__ = ["weight_histograms"]

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from . import packing, quantizers
-from .convert import config_of, ternary_layers
-from .layers import PackedWeight, layer_code, scale_tensor
+from .code_tensors import scale_tensor
+from .convert import config_of, float_state, ternary_layers
+from .layers import PackedWeight, layer_code
 
 __all__ = ["LayerSummary", "ModelSummary", "summarize"]
 
@@ -104,9 +105,7 @@ def summarize(model: nn.Module) -> ModelSummary:
         raise ValueError("the model is not ternary; type: timm_ternary.ternarize_(model)")
     scale_rows = quantizers.get(config.method).scale_rows
     rows = tuple(_summarize_layer(name, layer, scale_rows) for name, layer in layers.items())
-    names = ternary_layers(model, every_name=True)
-    own = tuple(f"{name}.{part}" for name in names for part in ("parametrizations.", "weight_"))
-    rest = [t for n, t in model.state_dict().items() if not n.startswith(own)]
+    rest = list(float_state(model).values())
     rest_bytes = sum(t.numel() * t.element_size() for t in rest)
     weights = sum(row.weights for row in rows)
     return ModelSummary(

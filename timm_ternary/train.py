@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from . import models  # noqa: F401  (registers them with timm)
-from .checkpoint import atomic_write, save_float, save_packed
+from .checkpoint import save_float, save_packed
 from .convert import config_of
+from .files import atomic_write
+from .summary import summarize
 from .training.arguments import DataArguments, ModelArguments
 from .training.build import build_model, find_start
 from .training.data import Data, load_data
@@ -88,6 +91,8 @@ def fit(
         ValueError: The model, the data or a field do not fit together.
     """
     resume = _resume(args)
+    if args.process_index == 0:
+        _check_writable(Path(args.output_dir))
     data, model = _prepare(model_args, data_args, args)
     if args.device.type == "cpu":
         args.dataloader_pin_memory = False  # pinned memory serves copies to a GPU; torch warns
@@ -101,6 +106,8 @@ def fit(
     metrics = dict(trainer.train(resume_from_checkpoint=resume).metrics)
     metrics |= trainer.evaluate()
     trained = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+    if config_of(trained) is not None:
+        metrics["zeros"] = summarize(trained).zeros
     if trainer.is_world_process_zero():
         save_model(trained, args.output_dir)
         _write_json(Path(args.output_dir) / "metrics.json", metrics)
@@ -115,6 +122,13 @@ def save_model(model: nn.Module, directory: str | Path) -> None:
         ValueError: The model cannot be written, e.g. holds values that are not finite.
     """
     (save_float if config_of(model) is None else save_packed)(model, directory)
+
+
+def _check_writable(directory: Path) -> None:
+    """Fail before hours of training, not when their result is to be written."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=directory):
+        pass
 
 
 def _prepare(

@@ -10,8 +10,8 @@ from timm.models import parse_model_name
 from timm.models._registry import split_model_name_tag
 from torch import nn
 
-from ..checkpoint import is_packed_file, read_weights
 from ..errors import unknown
+from ..weights_file import is_packed_file, read_weights
 
 __all__ = ["base_of", "check_name", "load_model"]
 

@@ -18,11 +18,11 @@ from timm.models._registry import get_arch_pretrained_cfgs, split_model_name_tag
 from torch import Tensor, nn
 
 from .. import packing
-from ..checkpoint import WEIGHTS_NAME, StoredWeights, is_packed_file, read_weights
 from ..config import TernaryConfig
 from ..convert import install_, pack_, quantizers_of
 from ..errors import unknown
 from ..quantizers import check
+from ..weights_file import WEIGHTS_NAME, StoredWeights, is_packed_file, read_weights
 
 __all__ = ["SUFFIX", "register_all", "register_ternary"]
 

@@ -20,6 +20,7 @@ __all__ = [
     "create_timm_optimizer",
     "decay_names",
     "multi_step_schedule",
+    "threshold_rate",
 ]
 
 

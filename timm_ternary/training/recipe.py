@@ -16,7 +16,7 @@ from transformers import HfArgumentParser
 
 from ..errors import unknown
 
-__all__ = ["describe", "load_yaml", "parse"]
+__all__ = ["check", "describe", "load_yaml", "parse"]
 
 
 def parse(argv: Sequence[str], *dataclass_types: type) -> tuple[Any, ...]:
@@ -36,6 +36,21 @@ def parse(argv: Sequence[str], *dataclass_types: type) -> tuple[Any, ...]:
             a dataclass refuses its value. One line, which names the file or the option.
     """
     typer = _Typer(dataclass_types)
+    recipe, values = _read(argv, typer)
+    return typer.build(values, where=recipe)
+
+
+def check(argv: Sequence[str], *dataclass_types: type) -> None:
+    """Raise the ValueError of `parse` for keys and types, without building anything.
+
+    For a command that hands the words on to other processes: building TrainingArguments would
+    claim their devices.
+    """
+    _read(argv, _Typer(dataclass_types))
+
+
+def _read(argv: Sequence[str], typer: _Typer) -> tuple[str | None, dict[str, Any]]:
+    """The recipe's path, if there is one, and all fields with their values."""
     argv = list(argv)
     recipe = argv.pop(0) if argv and not argv[0].startswith("--") else None
     values: dict[str, Any] = {}
@@ -45,7 +60,7 @@ def parse(argv: Sequence[str], *dataclass_types: type) -> tuple[Any, ...]:
     for option, words in _options(argv):
         key, value = typer.from_words(option, words)
         values[key] = value
-    return typer.build(values, where=recipe)
+    return recipe, values
 
 
 def describe(usage: str, *dataclass_types: type) -> str:

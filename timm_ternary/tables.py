@@ -1,0 +1,74 @@
+"""The tables that the command line prints. They take plain dicts, as ``--json`` prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+__all__ = ["evaluation", "layers", "methods", "prediction", "quickstart"]
+
+_Values = Mapping[str, Any]
+
+
+def quickstart(metrics: _Values) -> Table:
+    """Accuracy and size before, during and after."""
+    table = _table("", "float", "ternary", "reloaded")
+    accuracies = (metrics[f"{form}_accuracy"] for form in ("float", "ternary", "reloaded"))
+    table.add_row("accuracy", *(f"{100 * value:.2f} %" for value in accuracies))
+    sizes = metrics["float_bytes"], metrics["packed_bytes"]
+    table.add_row("bytes", f"{sizes[0]:,}", f"{sizes[1]:,}", f"{sizes[1]:,}")
+    table.add_row("", "", f"{sizes[0] / sizes[1]:.1f}x smaller", "")
+    table.add_row("zeros", "", f"{metrics['zeros']:.1%}", "")
+    table.add_row("ternary layers", "", f"{metrics['ternary_layers']} of {metrics['layers']}", "")
+    return table
+
+
+def evaluation(result: _Values) -> Table:
+    """Accuracy of a model on a data set."""
+    table = _table("model", "top-1", "top-5", "images", "seconds")
+    shares = (f"{100 * result[key]:.2f} %" for key in ("top1", "top5"))
+    table.add_row(result["model"], *shares, f"{result['images']:,}", f"{result['seconds']:.1f}")
+    return table
+
+
+def prediction(result: _Values) -> Table:
+    """The likeliest classes of an image, with bars."""
+    table = _table(result["path"], "", "")
+    table.columns[2].justify = "left"
+    for name, share in zip(result["names"], result["probabilities"], strict=True):
+        table.add_row(name, f"{share:.1%}", "█" * round(30 * share))
+    return table
+
+
+def layers(summary: _Values) -> Table:
+    """The ternary layers of a model."""
+    table = _table("layer", "kind", "shape", "zeros", "+1", "-1", "scale +", "scale -", "bytes")
+    for layer in summary["layers"]:
+        table.add_row(
+            layer["name"],
+            layer["kind"],
+            "x".join(map(str, layer["shape"])),
+            *(f"{layer[key]:.1%}" for key in ("zeros", "plus", "minus")),
+            *(f"{layer[key]:.3g}" for key in ("pos", "neg")),
+            f"{layer['packed_bytes']:,}",
+        )
+    return table
+
+
+def methods(found: Mapping[str, tuple[_Values, str]]) -> Table:
+    """Methods with their options, defaults and first line of documentation."""
+    table = _table("method", "options and defaults", "")
+    for name, (options, line) in found.items():
+        table.add_row(name, ", ".join(f"{key}={value!r}" for key, value in options.items()), line)
+    for column in table.columns:
+        column.justify = "left"
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(*columns, box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    return table
