@@ -100,7 +100,8 @@ def _check(base: str, directory: Path) -> None:
     with torch.inference_mode():
         expected = model(images)
         assert torch.isfinite(expected).all()
-        assert torch.equal(twin(images), expected)
+        # Not equal to the last bit: kernels may choose by the alignment of a weight's memory.
+        torch.testing.assert_close(twin(images), expected, rtol=1e-4, atol=1e-5)
         save_packed(model, directory)
         reloaded = timm.create_model(f"local-dir:{directory}", pretrained=True).eval()
         kinds = {type(layer) for layer in ternary_layers(reloaded).values()}

@@ -99,7 +99,9 @@ class TTQ(Quantizer):
             codes = (rows > threshold).to(rows.dtype) - (rows < -threshold).to(rows.dtype)
         scales = [s.to(rows.dtype).view(-1, 1) for s in (self.scale_pos, self.scale_neg)]
         pos, neg = (torch.where(s < 0, -s, s) for s in scales)
-        unit = self.unit.to(rows.dtype).view(-1, 1)
+        # A copy: DistributedDataParallel broadcasts buffers in place when its forward begins, and
+        # the Trainer has read the weights by then (torch 2.11 refuses the backward pass).
+        unit = self.unit.to(rows.dtype, copy=True).view(-1, 1)
         return Quantized(codes, unit * pos, unit * neg, (pos.detach(), 1.0, neg.detach()))
 
     @torch.no_grad()
