@@ -121,6 +121,18 @@ def test_a_ternary_run_starts_from_it_and_reloads_exactly(
     assert summary is not None
 
 
+def test_a_teacher_from_the_command_line(float_run: Path, tmp_path: Path) -> None:
+    before = (float_run / "model.safetensors").read_bytes()
+    results = []
+    for name, extra in (("alone", []), ("taught", ["--teacher", str(float_run)])):
+        words = recipe(tmp_path / name, model="resnet8_cifar_tern", max_steps=2)
+        results.append(train.main([*words, *extra])["train_loss"])
+    assert results[0] != results[1]
+    keys = [load_file(tmp_path / n / "out" / "model.safetensors") for n in ("alone", "taught")]
+    assert keys[0].keys() == keys[1].keys()
+    assert (float_run / "model.safetensors").read_bytes() == before
+
+
 def test_training_starts_from_the_checkpoints_weights_and_normalization(float_run: Path) -> None:
     args = ModelArguments(model="resnet8_cifar_tern", checkpoint=str(float_run))
     start = find_start(args)

@@ -16,6 +16,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from . import monitor
 from .callbacks import ConsoleProgress, SetEpoch
+from .distill import TEACHER_LOGITS, Teacher, distillation_loss, load_teacher
 from .training_arguments import TernaryTrainingArguments
 
 __all__ = ["ImageTrainer"]
@@ -23,6 +24,10 @@ __all__ = ["ImageTrainer"]
 
 class ImageTrainer(Trainer):
     """Loss, evaluation and accuracy of image classifiers; `TernaryTrainer` adds ternary training.
+
+    With a `teacher` the training loss is a·L + (1 - a)·T²·KL(teacher ‖ student), L the loss
+    against the labels; evaluation knows no teacher. The teacher sees a batch once, however often
+    the student does.
 
     Args:
         model: A plain timm model, ``forward(images) -> logits``, or a model of transformers,
@@ -75,6 +80,21 @@ class ImageTrainer(Trainer):
             self.add_callback(SetEpoch(self.train_dataset))
         self._accuracy = monitor.Accuracy()
         self._counting = False
+        self._teacher: Teacher | None = None
+        if args.teacher is not None:
+            self._teacher = load_teacher(args.teacher, self.model, args.device)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's; the batches carry what the teacher says of them."""
+        batches, count = super().get_batch_samples(*args, **kwargs)
+        return [self._taught(batch) for batch in batches], count
+
+    def _taught(self, batch: Any) -> Any:
+        if self._teacher is None:
+            return batch
+        batch = self._prepare_inputs(batch)
+        with self.accelerator.autocast():
+            return {**batch, TEACHER_LOGITS: self._teacher(batch["pixel_values"])}
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """As the Trainer's; counts the hits of the batch."""
@@ -104,6 +124,10 @@ class ImageTrainer(Trainer):
         Returns:
             The loss, a scalar.
         """
+        if self._teacher is not None and model.training and TEACHER_LOGITS not in inputs:
+            inputs = self._taught(inputs)
+        taught = inputs.get(TEACHER_LOGITS)
+        inputs = {key: value for key, value in inputs.items() if key != TEACHER_LOGITS}
         labels = inputs.get("labels")
         if self._plain:
             logits = model(inputs["pixel_values"])
@@ -121,9 +145,25 @@ class ImageTrainer(Trainer):
                 model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
             )
             logits = outputs.get("logits") if isinstance(outputs, dict) else None
+        if taught is not None:
+            soft = distillation_loss(logits, taught, self.args.distill_temperature)
+            soft = soft * self._share(len(logits), num_items_in_batch)
+            loss = self.args.distill_alpha * loss + (1 - self.args.distill_alpha) * soft
         if self._counting and logits is not None and labels is not None:
             self._accuracy.add(logits, labels)
         return (loss, outputs) if return_outputs else loss
+
+    def _share(self, images: int, count: Any) -> Any:
+        """Weight of a mean over a micro-batch where the Trainer does not average over them.
+
+        It leaves that to a model or function that is told `count`, the labels of the effective
+        batch; with `average_tokens_across_devices` those of all processes.
+        """
+        told = self.model_accepts_loss_kwargs or self.compute_loss_func is not None
+        if count is None or not told:
+            return 1.0
+        shared = self.args.average_tokens_across_devices
+        return images / count * (self.accelerator.num_processes if shared else 1)
 
     def prediction_step(
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None
