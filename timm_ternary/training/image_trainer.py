@@ -17,6 +17,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from . import monitor
 from .callbacks import ConsoleProgress, SetEpoch
 from .distill import TEACHER_LOGITS, Teacher, distillation_loss, load_teacher
+from .ema import EmaCallback
 from .training_arguments import TernaryTrainingArguments
 
 __all__ = ["ImageTrainer"]
@@ -28,6 +29,9 @@ class ImageTrainer(Trainer):
     With a `teacher` the training loss is a·L + (1 - a)·T²·KL(teacher ‖ student), L the loss
     against the labels; evaluation knows no teacher. The teacher sees a batch once, however often
     the student does.
+
+    With `ema_decay`, a moving average of the model is what `evaluate` and `predict` see; after
+    training the model holds it. Checkpoints hold both.
 
     Args:
         model: A plain timm model, ``forward(images) -> logits``, or a model of transformers,
@@ -83,6 +87,15 @@ class ImageTrainer(Trainer):
         self._teacher: Teacher | None = None
         if args.teacher is not None:
             self._teacher = load_teacher(args.teacher, self.model, args.device)
+        self._ema: EmaCallback | None = None
+        if args.ema_decay is not None:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise ValueError(
+                    "ema_decay needs whole parameters in every process, not FSDP or DeepSpeed: "
+                    "type accelerate launch --multi_gpu, or leave ema_decay out"
+                )
+            self._ema = EmaCallback(args.ema_decay)
+            self.add_callback(self._ema)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """As the Trainer's; the batches carry what the teacher says of them."""
@@ -185,15 +198,26 @@ class ImageTrainer(Trainer):
             self.preprocess_logits_for_metrics = None
         try:
             # A compiled model would take the cache, a global variable, for part of its graph.
-            with nullcontext() if self.args.torch_compile else parametrize.cached():
+            cache = nullcontext() if self.args.torch_compile else parametrize.cached()
+            average = nullcontext() if self._ema is None else self._ema.swapped(self.model)
+            with average, cache:
                 return super().evaluation_loop(dataloader, description, *args, **kwargs)
         finally:
             self.preprocess_logits_for_metrics = keep
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """As the Trainer's; safetensors refuses the strides of channels_last."""
+        """As the Trainer's, and the average; safetensors refuses the strides of channels_last."""
         state_dict = self.model.state_dict() if state_dict is None else state_dict
         super()._save(output_dir, {name: t.contiguous() for name, t in state_dict.items()})
+        if self._ema is not None:
+            # Not in on_save: that comes after the file which says that a checkpoint is whole.
+            self._ema.save(output_dir or str(self.args.output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """As the Trainer's, and the average."""
+        if self._ema is not None:
+            self._ema.resume_from(resume_from_checkpoint)
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As the Trainer's; a training log gets the accuracy, 0 to 1, since the last one."""

@@ -99,6 +99,14 @@ class TernaryTrainingArguments(TrainingArguments):
     distill_temperature: float = field(
         default=1.0, metadata={"help": "T > 0, by which the logits of both are divided."}
     )
+    # Regularization
+    ema_decay: float | None = field(
+        default=None,
+        metadata={
+            "help": "Keep a moving average of weights, thresholds and scales, e.g. 0.999: it is "
+            "what is evaluated and what remains at the end (unset: none)."
+        },
+    )
     # Other defaults than transformers': its own fit text
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Drop data set columns that the model does not accept."}
@@ -117,6 +125,7 @@ class TernaryTrainingArguments(TrainingArguments):
         self._check_optimizer()
         self._check_schedule()
         self._check_distillation()
+        self._check_regularization()
         if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.accelerator.is_available():
             # Else each process trains alone on all the data: accelerate's launcher does not pass
             # its own use_cpu on to MULTI_GPU (accelerate 1.15.0, transformers 5.23.0).
@@ -209,6 +218,11 @@ class TernaryTrainingArguments(TrainingArguments):
         for name in ("distill_alpha", "distill_temperature"):
             if self.teacher is None and getattr(self, name) != _default(type(self), name):
                 raise ValueError(f"{name} is for a teacher: type --teacher MODEL, or leave it out")
+
+    def _check_regularization(self) -> None:
+        self._check_numbers("ema_decay")
+        if self.ema_decay is not None and self.ema_decay >= 1:
+            raise ValueError(f"ema_decay must be below 1, e.g. 0.999, got {self.ema_decay!r}")
 
     def _check_numbers(self, *names: str) -> None:
         for name in names:
