@@ -90,7 +90,7 @@ def test_evaluation_sees_the_ternarized_average(tmp_path: Path) -> None:
 
     def loss(state: dict[str, Tensor]) -> float:
         model.load_state_dict(state)
-        return float(F.cross_entropy(model.eval()(data.pixels), data.labels))
+        return F.cross_entropy(model.eval()(data.pixels), data.labels).item()
 
     assert logged["eval_loss"] == pytest.approx(loss(_average(states[:6], 0.8)), rel=1e-4)
     assert abs(logged["eval_loss"] - loss(states[5])) > 1e-3

@@ -16,8 +16,9 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from . import monitor
 from .callbacks import ConsoleProgress, SetEpoch
-from .distill import TEACHER_LOGITS, Teacher, distillation_loss, load_teacher
+from .distill import TEACHER_LOGITS, Teacher, class_count, distillation_loss, load_teacher
 from .ema import EmaCallback
+from .mix import Mixer
 from .training_arguments import TernaryTrainingArguments
 
 __all__ = ["ImageTrainer"]
@@ -33,6 +34,9 @@ class ImageTrainer(Trainer):
     With `ema_decay`, a moving average of the model is what `evaluate` and `predict` see; after
     training the model holds it. Checkpoints hold both.
 
+    With `mixup` or `cutmix`, training batches are mixed once, for all that sees them; the training
+    accuracy counts the larger share as the label.
+
     Args:
         model: A plain timm model, ``forward(images) -> logits``, or a model of transformers,
             ``forward(pixel_values, labels)``.
@@ -47,6 +51,9 @@ class ImageTrainer(Trainer):
     args: TernaryTrainingArguments
     compute_metrics: Any
     preprocess_logits_for_metrics: Any
+    _teacher: Teacher | None
+    _ema: EmaCallback | None
+    _mixer: Mixer | None
 
     def __init__(self, model: Any = None, args: Any = None, *rest: Any, **options: Any) -> None:
         args = TernaryTrainingArguments("tmp_trainer") if args is None else args
@@ -84,10 +91,14 @@ class ImageTrainer(Trainer):
             self.add_callback(SetEpoch(self.train_dataset))
         self._accuracy = monitor.Accuracy()
         self._counting = False
-        self._teacher: Teacher | None = None
+        self._teacher = self._ema = self._mixer = None
+        self._extend()
+
+    def _extend(self) -> None:
+        """Make what the arguments ask for beside the stock training."""
+        args = self.args
         if args.teacher is not None:
             self._teacher = load_teacher(args.teacher, self.model, args.device)
-        self._ema: EmaCallback | None = None
         if args.ema_decay is not None:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
                 raise ValueError(
@@ -96,11 +107,29 @@ class ImageTrainer(Trainer):
                 )
             self._ema = EmaCallback(args.ema_decay)
             self.add_callback(self._ema)
+        if args.mixup or args.cutmix:
+            classes = class_count(self.model)
+            if classes is None or not self._plain:
+                raise ValueError(
+                    "mixup and cutmix need a model of timm, whose num_classes says how many "
+                    f"classes there are, got {type(self.model).__name__}: leave them out"
+                )
+            self._mixer = Mixer(
+                mixup=args.mixup, cutmix=args.cutmix, classes=classes, seed=args.seed
+            )
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """As the Trainer's; the batches carry what the teacher says of them."""
+        """As the Trainer's; the batches are mixed, and carry what the teacher says of them."""
         batches, count = super().get_batch_samples(*args, **kwargs)
-        return [self._taught(batch) for batch in batches], count
+        mixed = [self._mixed(batch, index) for index, batch in enumerate(batches)]
+        return [self._taught(batch) for batch in mixed], count
+
+    def _mixed(self, batch: Any, index: int) -> Any:
+        """Micro-batch `index` of the effective batch, mixed as its place in the run says."""
+        if self._mixer is None:
+            return batch
+        place = index * self.accelerator.num_processes + self.accelerator.process_index
+        return self._mixer(self._prepare_inputs(batch), (self.state.global_step, place))
 
     def _taught(self, batch: Any) -> Any:
         if self._teacher is None:
@@ -151,7 +180,8 @@ class ImageTrainer(Trainer):
                     loss = loss * self.accelerator.num_processes
             else:
                 smoothing = self.args.label_smoothing_factor
-                loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+                target = labels.to(logits.dtype) if labels.is_floating_point() else labels
+                loss = F.cross_entropy(logits, target, label_smoothing=smoothing)
             outputs: Any = {"loss": loss, "logits": logits}
         else:
             loss, outputs = super().compute_loss(

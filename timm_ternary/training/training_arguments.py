@@ -107,6 +107,14 @@ class TernaryTrainingArguments(TrainingArguments):
             "what is evaluated and what remains at the end (unset: none)."
         },
     )
+    mixup: float = field(
+        default=0.0,
+        metadata={"help": "alpha of mixup, e.g. 0.2: images in pairs, by timm (0 turns it off)."},
+    )
+    cutmix: float = field(
+        default=0.0,
+        metadata={"help": "alpha of cutmix, e.g. 1.0; with mixup, either at random (0: off)."},
+    )
     # Other defaults than transformers': its own fit text
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Drop data set columns that the model does not accept."}
@@ -220,7 +228,7 @@ class TernaryTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} is for a teacher: type --teacher MODEL, or leave it out")
 
     def _check_regularization(self) -> None:
-        self._check_numbers("ema_decay")
+        self._check_numbers("ema_decay", "mixup", "cutmix")
         if self.ema_decay is not None and self.ema_decay >= 1:
             raise ValueError(f"ema_decay must be below 1, e.g. 0.999, got {self.ema_decay!r}")
 
