@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +13,11 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from transformers import PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer_pt_utils import LabelSmoother
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from . import monitor
 from .callbacks import ConsoleProgress, SetEpoch
+from .checks import check_ended, check_finite_model, check_share
 from .distill import TEACHER_LOGITS, Teacher, class_count, distillation_loss, load_teacher
 from .ema import EmaCallback
 from .mix import Mixer
@@ -92,6 +94,8 @@ class ImageTrainer(Trainer):
         self._accuracy = monitor.Accuracy()
         self._counting = False
         self._teacher = self._ema = self._mixer = None
+        self._iterator: Any = None
+        self._last_good: str | None = None
         self._extend()
 
     def _extend(self) -> None:
@@ -118,9 +122,51 @@ class ImageTrainer(Trainer):
                 mixup=args.mixup, cutmix=args.cutmix, classes=classes, seed=args.seed
             )
 
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """As the Trainer's; the batches are mixed, and carry what the teacher says of them."""
-        batches, count = super().get_batch_samples(*args, **kwargs)
+    def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
+        """As the Trainer's.
+
+        Raises:
+            ValueError: There is no image for every process.
+        """
+        if hasattr(self.train_dataset, "__len__"):
+            config = self.accelerator.dataloader_config
+            check_share(
+                len(self.train_dataset),
+                self._train_batch_size,
+                self.accelerator.num_processes,
+                split=bool(config.split_batches),
+                drop_last=args.dataloader_drop_last,
+            )
+        return super().set_initial_training_values(args, dataloader)
+
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As the Trainer's; the batches are mixed, and carry what the teacher says of them.
+
+        Raises:
+            ValueError: The data end early; a parameter is not finite (names it).
+        """
+        if self.args.logging_nan_inf_filter:
+            # A threshold that is NaN makes zeros of its weights, and the loss looks well. The
+            # Trainer waits for the device once a step too, unless that field tells it not to.
+            self._check_model()
+        try:
+            batches, count = super().get_batch_samples(epoch_iterator, num_batches, *args, **kwargs)
+        except ValueError as error:
+            if "not contain any data" not in str(error):  # accelerate's, for an empty stream
+                raise
+            batches, count = [], None
+        fresh, self._iterator = epoch_iterator is not self._iterator, epoch_iterator
+        sized = hasattr(self.train_dataset, "__len__")
+        check_ended(
+            self.state,
+            len(batches),
+            num_batches,
+            sized=sized,
+            fresh=fresh,
+            checkpoint=self._last_good,
+        )
         mixed = [self._mixed(batch, index) for index, batch in enumerate(batches)]
         return [self._taught(batch) for batch in mixed], count
 
@@ -147,6 +193,20 @@ class ImageTrainer(Trainer):
             self._counting = False
         return loss
 
+    def _check_model(self) -> None:
+        check_finite_model(self.model, self.state.global_step, self._last_good)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """As the Trainer's; a model that is not finite is not written, nor a good one deleted.
+
+        Raises:
+            ValueError: A parameter is not finite (names it).
+        """
+        self._check_model()
+        super()._save_checkpoint(*args, **kwargs)
+        folder = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        self._last_good = str(Path(str(self.args.output_dir)) / folder)
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -171,30 +231,35 @@ class ImageTrainer(Trainer):
         taught = inputs.get(TEACHER_LOGITS)
         inputs = {key: value for key, value in inputs.items() if key != TEACHER_LOGITS}
         labels = inputs.get("labels")
+        logits: Tensor | None
         if self._plain:
-            logits = model(inputs["pixel_values"])
-            if self.compute_loss_func is not None:
-                loss = self.compute_loss_func(logits, labels, num_items_in_batch=num_items_in_batch)
-                if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-                    # The number is that of all processes, whose gradients are averaged later on.
-                    loss = loss * self.accelerator.num_processes
-            else:
-                smoothing = self.args.label_smoothing_factor
-                target = labels.to(logits.dtype) if labels.is_floating_point() else labels
-                loss = F.cross_entropy(logits, target, label_smoothing=smoothing)
+            loss, logits = self._plain_loss(model, inputs, num_items_in_batch)
             outputs: Any = {"loss": loss, "logits": logits}
         else:
             loss, outputs = super().compute_loss(
                 model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
             )
             logits = outputs.get("logits") if isinstance(outputs, dict) else None
-        if taught is not None:
+        if taught is not None and logits is not None:
             soft = distillation_loss(logits, taught, self.args.distill_temperature)
             soft = soft * self._share(len(logits), num_items_in_batch)
             loss = self.args.distill_alpha * loss + (1 - self.args.distill_alpha) * soft
         if self._counting and logits is not None and labels is not None:
             self._accuracy.add(logits, labels)
         return (loss, outputs) if return_outputs else loss
+
+    def _plain_loss(self, model: nn.Module, inputs: Any, count: Any) -> tuple[Any, Tensor]:
+        """Loss and logits of a model of timm."""
+        logits, labels = model(inputs["pixel_values"]), inputs["labels"]
+        if self.compute_loss_func is not None:
+            loss = self.compute_loss_func(logits, labels, num_items_in_batch=count)
+            if self.args.average_tokens_across_devices and count is not None:
+                # The number is that of all processes, whose gradients are averaged later on.
+                loss = loss * self.accelerator.num_processes
+            return loss, logits
+        target = labels.to(logits.dtype) if labels.is_floating_point() else labels
+        smoothing = self.args.label_smoothing_factor
+        return F.cross_entropy(logits, target, label_smoothing=smoothing), logits
 
     def _share(self, images: int, count: Any) -> Any:
         """Weight of a mean over a micro-batch where the Trainer does not average over them.
@@ -245,6 +310,7 @@ class ImageTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """As the Trainer's, and the average."""
+        self._last_good = str(resume_from_checkpoint)
         if self._ema is not None:
             self._ema.resume_from(resume_from_checkpoint)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
