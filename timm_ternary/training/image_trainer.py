@@ -304,7 +304,7 @@ class ImageTrainer(Trainer):
         """As the Trainer's, and the average; safetensors refuses the strides of channels_last."""
         state_dict = self.model.state_dict() if state_dict is None else state_dict
         super()._save(output_dir, {name: t.contiguous() for name, t in state_dict.items()})
-        if self._ema is not None:
+        if self._ema is not None and self.args.should_save:
             # Not in on_save: that comes after the file which says that a checkpoint is whole.
             self._ema.save(output_dir or str(self.args.output_dir))
 
