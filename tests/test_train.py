@@ -121,6 +121,36 @@ def test_a_ternary_run_starts_from_it_and_reloads_exactly(
     assert summary is not None
 
 
+def test_a_teacher_from_the_command_line(float_run: Path, tmp_path: Path) -> None:
+    before = (float_run / "model.safetensors").read_bytes()
+    results = []
+    for name, extra in (("alone", []), ("taught", ["--teacher", str(float_run)])):
+        words = recipe(tmp_path / name, model="resnet8_cifar_tern", max_steps=2)
+        results.append(train.main([*words, *extra])["train_loss"])
+    assert results[0] != results[1]
+    keys = [load_file(tmp_path / n / "out" / "model.safetensors") for n in ("alone", "taught")]
+    assert keys[0].keys() == keys[1].keys()
+    assert (float_run / "model.safetensors").read_bytes() == before
+
+
+def test_the_packed_model_is_that_of_the_moving_average(tmp_path: Path) -> None:
+    words = recipe(tmp_path, model="resnet8_cifar_tern", learning_rate=0.3, ema_decay=0.5)
+    metrics = train.main([*words, "--save_strategy", "steps", "--save_steps", "3"])
+    average = build_model(ModelArguments(model="resnet8_cifar_tern"), num_classes=10, in_chans=1)
+    average.load_state_dict(load_file(tmp_path / "out" / "checkpoint-3" / "ema.safetensors"))
+    saved = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    images = eval_images()
+    with torch.inference_mode():
+        logits, expected = saved(images), average.eval()(images)
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    average.load_state_dict(load_file(tmp_path / "out" / "checkpoint-3" / "model.safetensors"))
+    with torch.inference_mode():
+        assert not torch.allclose(logits, average(images), atol=1e-2)
+    data = load_data(DataArguments(dataset="digits", max_eval_samples=64))
+    loss = torch.nn.functional.cross_entropy(logits, data.eval.labels).item()
+    assert metrics["eval_loss"] == pytest.approx(loss, rel=1e-4)
+
+
 def test_training_starts_from_the_checkpoints_weights_and_normalization(float_run: Path) -> None:
     args = ModelArguments(model="resnet8_cifar_tern", checkpoint=str(float_run))
     start = find_start(args)

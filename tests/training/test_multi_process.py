@@ -13,19 +13,22 @@ import torch
 import transformers
 from packaging.version import Version
 from torch import nn
-from trainer_models import losses, one_thread, small_net, trainer  # noqa: F401
+from trainer_models import CLASSES, losses, one_thread, small_net, trainer  # noqa: F401
 
 pytestmark = pytest.mark.multi_process
 
-METHODS = ("tga", "ttq")
-"""Alternate and joint updates."""
+METHODS = ("tga", "ttq", "tga, mixed and averaged")
+"""Alternate and joint updates; mixup and a moving average."""
 RESUMES = Version(transformers.__version__) >= Version("5.23")
 """transformers 5.17 cannot load an optimizer in several processes on the CPU ("cpu:0")."""
 
 
 def _run(output: Path, method: str, accumulation: int, resume: bool) -> dict[str, Any]:
     """Train a model without statistics of its own: those of batch norm differ by process."""
-    model = small_net(method, norm=nn.GroupNorm, dropout=0.0)
+    name, *more = method.split(", ")
+    model = small_net(name, norm=nn.GroupNorm, dropout=0.0)
+    model.num_classes = CLASSES
+    extra = {"mixup": 0.5, "cutmix": 1.0, "ema_decay": 0.8} if more else {}
     run = trainer(
         output,
         model,
@@ -33,6 +36,7 @@ def _run(output: Path, method: str, accumulation: int, resume: bool) -> dict[str
         save_strategy="no" if resume else "steps",
         save_steps=3,
         ddp_backend="gloo" if accumulation == 1 else None,
+        **extra,
     )
     run.train(resume_from_checkpoint=str(output / "checkpoint-3") if resume else None)
     return {
@@ -72,8 +76,8 @@ def test_two_processes_equal_one_with_two_batches(
     assert first["losses"] == pytest.approx(one["losses"], rel=1e-6)
     for key in ("accuracy", "zeros", "threshold_learning_rate"):
         assert first["log"][key] == pytest.approx(log[key]), key
-    assert ("threshold_grad_norm" in log) == (method == "tga")
-    if method == "tga":
+    assert ("threshold_grad_norm" in log) == method.startswith("tga")
+    if method.startswith("tga"):
         assert first["log"]["threshold_grad_norm"] == pytest.approx(log["threshold_grad_norm"])
     assert first["metrics"]["eval_accuracy"] == one["metrics"]["eval_accuracy"]
 

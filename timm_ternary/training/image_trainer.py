@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +13,14 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from transformers import PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer_pt_utils import LabelSmoother
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from . import monitor
 from .callbacks import ConsoleProgress, SetEpoch
+from .checks import check_ended, check_finite_model, check_share
+from .distill import TEACHER_LOGITS, Teacher, class_count, distillation_loss, load_teacher
+from .ema import EmaCallback
+from .mix import Mixer
 from .training_arguments import TernaryTrainingArguments
 
 __all__ = ["ImageTrainer"]
@@ -23,6 +28,16 @@ __all__ = ["ImageTrainer"]
 
 class ImageTrainer(Trainer):
     """Loss, evaluation and accuracy of image classifiers; `TernaryTrainer` adds ternary training.
+
+    With a `teacher` the training loss is a·L + (1 - a)·T²·KL(teacher ‖ student), L the loss
+    against the labels; evaluation knows no teacher. The teacher sees a batch once, however often
+    the student does.
+
+    With `ema_decay`, a moving average of the model is what `evaluate` and `predict` see; after
+    training the model holds it. Checkpoints hold both.
+
+    With `mixup` or `cutmix`, training batches are mixed once, for all that sees them; the training
+    accuracy counts the larger share as the label.
 
     Args:
         model: A plain timm model, ``forward(images) -> logits``, or a model of transformers,
@@ -38,6 +53,9 @@ class ImageTrainer(Trainer):
     args: TernaryTrainingArguments
     compute_metrics: Any
     preprocess_logits_for_metrics: Any
+    _teacher: Teacher | None
+    _ema: EmaCallback | None
+    _mixer: Mixer | None
 
     def __init__(self, model: Any = None, args: Any = None, *rest: Any, **options: Any) -> None:
         args = TernaryTrainingArguments("tmp_trainer") if args is None else args
@@ -75,6 +93,96 @@ class ImageTrainer(Trainer):
             self.add_callback(SetEpoch(self.train_dataset))
         self._accuracy = monitor.Accuracy()
         self._counting = False
+        self._teacher = self._ema = self._mixer = None
+        self._iterator: Any = None
+        self._last_good: str | None = None
+        self._extend()
+
+    def _extend(self) -> None:
+        """Make what the arguments ask for beside the stock training."""
+        args = self.args
+        if args.teacher is not None:
+            self._teacher = load_teacher(args.teacher, self.model, args.device)
+        if args.ema_decay is not None:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise ValueError(
+                    "ema_decay needs whole parameters in every process, not FSDP or DeepSpeed: "
+                    "type accelerate launch --multi_gpu, or leave ema_decay out"
+                )
+            self._ema = EmaCallback(args.ema_decay)
+            self.add_callback(self._ema)
+        if args.mixup or args.cutmix:
+            classes = class_count(self.model)
+            if classes is None or not self._plain:
+                raise ValueError(
+                    "mixup and cutmix need a model of timm, whose num_classes says how many "
+                    f"classes there are, got {type(self.model).__name__}: leave them out"
+                )
+            self._mixer = Mixer(
+                mixup=args.mixup, cutmix=args.cutmix, classes=classes, seed=args.seed
+            )
+
+    def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
+        """As the Trainer's.
+
+        Raises:
+            ValueError: There is no image for every process.
+        """
+        if hasattr(self.train_dataset, "__len__"):
+            config = self.accelerator.dataloader_config
+            check_share(
+                len(self.train_dataset),
+                self._train_batch_size,
+                self.accelerator.num_processes,
+                split=bool(config.split_batches),
+                drop_last=args.dataloader_drop_last,
+            )
+        return super().set_initial_training_values(args, dataloader)
+
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As the Trainer's; the batches are mixed, and carry what the teacher says of them.
+
+        Raises:
+            ValueError: The data end early; a parameter is not finite (names it).
+        """
+        if self.args.logging_nan_inf_filter:
+            # A threshold that is NaN makes zeros of its weights, and the loss looks well. The
+            # Trainer waits for the device once a step too, unless that field tells it not to.
+            self._check_model()
+        try:
+            batches, count = super().get_batch_samples(epoch_iterator, num_batches, *args, **kwargs)
+        except ValueError as error:
+            if "not contain any data" not in str(error):  # accelerate's, for an empty stream
+                raise
+            batches, count = [], None
+        fresh, self._iterator = epoch_iterator is not self._iterator, epoch_iterator
+        sized = hasattr(self.train_dataset, "__len__")
+        check_ended(
+            self.state,
+            len(batches),
+            num_batches,
+            sized=sized,
+            fresh=fresh,
+            checkpoint=self._last_good,
+        )
+        mixed = [self._mixed(batch, index) for index, batch in enumerate(batches)]
+        return [self._taught(batch) for batch in mixed], count
+
+    def _mixed(self, batch: Any, index: int) -> Any:
+        """Micro-batch `index` of the effective batch, mixed as its place in the run says."""
+        if self._mixer is None:
+            return batch
+        place = index * self.accelerator.num_processes + self.accelerator.process_index
+        return self._mixer(self._prepare_inputs(batch), (self.state.global_step, place))
+
+    def _taught(self, batch: Any) -> Any:
+        if self._teacher is None:
+            return batch
+        batch = self._prepare_inputs(batch)
+        with self.accelerator.autocast():
+            return {**batch, TEACHER_LOGITS: self._teacher(batch["pixel_values"])}
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """As the Trainer's; counts the hits of the batch."""
@@ -84,6 +192,20 @@ class ImageTrainer(Trainer):
         finally:
             self._counting = False
         return loss
+
+    def _check_model(self) -> None:
+        check_finite_model(self.model, self.state.global_step, self._last_good)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """As the Trainer's; a model that is not finite is not written, nor a good one deleted.
+
+        Raises:
+            ValueError: A parameter is not finite (names it).
+        """
+        self._check_model()
+        super()._save_checkpoint(*args, **kwargs)
+        folder = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        self._last_good = str(Path(str(self.args.output_dir)) / folder)
 
     def compute_loss(
         self,
@@ -104,26 +226,52 @@ class ImageTrainer(Trainer):
         Returns:
             The loss, a scalar.
         """
+        if self._teacher is not None and model.training and TEACHER_LOGITS not in inputs:
+            inputs = self._taught(inputs)
+        taught = inputs.get(TEACHER_LOGITS)
+        inputs = {key: value for key, value in inputs.items() if key != TEACHER_LOGITS}
         labels = inputs.get("labels")
+        logits: Tensor | None
         if self._plain:
-            logits = model(inputs["pixel_values"])
-            if self.compute_loss_func is not None:
-                loss = self.compute_loss_func(logits, labels, num_items_in_batch=num_items_in_batch)
-                if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-                    # The number is that of all processes, whose gradients are averaged later on.
-                    loss = loss * self.accelerator.num_processes
-            else:
-                smoothing = self.args.label_smoothing_factor
-                loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+            loss, logits = self._plain_loss(model, inputs, num_items_in_batch)
             outputs: Any = {"loss": loss, "logits": logits}
         else:
             loss, outputs = super().compute_loss(
                 model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
             )
             logits = outputs.get("logits") if isinstance(outputs, dict) else None
+        if taught is not None and logits is not None:
+            soft = distillation_loss(logits, taught, self.args.distill_temperature)
+            soft = soft * self._share(len(logits), num_items_in_batch)
+            loss = self.args.distill_alpha * loss + (1 - self.args.distill_alpha) * soft
         if self._counting and logits is not None and labels is not None:
             self._accuracy.add(logits, labels)
         return (loss, outputs) if return_outputs else loss
+
+    def _plain_loss(self, model: nn.Module, inputs: Any, count: Any) -> tuple[Any, Tensor]:
+        """Loss and logits of a model of timm."""
+        logits, labels = model(inputs["pixel_values"]), inputs["labels"]
+        if self.compute_loss_func is not None:
+            loss = self.compute_loss_func(logits, labels, num_items_in_batch=count)
+            if self.args.average_tokens_across_devices and count is not None:
+                # The number is that of all processes, whose gradients are averaged later on.
+                loss = loss * self.accelerator.num_processes
+            return loss, logits
+        target = labels.to(logits.dtype) if labels.is_floating_point() else labels
+        smoothing = self.args.label_smoothing_factor
+        return F.cross_entropy(logits, target, label_smoothing=smoothing), logits
+
+    def _share(self, images: int, count: Any) -> Any:
+        """Weight of a mean over a micro-batch where the Trainer does not average over them.
+
+        It leaves that to a model or function that is told `count`, the labels of the effective
+        batch; with `average_tokens_across_devices` those of all processes.
+        """
+        told = self.model_accepts_loss_kwargs or self.compute_loss_func is not None
+        if count is None or not told:
+            return 1.0
+        shared = self.args.average_tokens_across_devices
+        return images / count * (self.accelerator.num_processes if shared else 1)
 
     def prediction_step(
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None
@@ -145,15 +293,27 @@ class ImageTrainer(Trainer):
             self.preprocess_logits_for_metrics = None
         try:
             # A compiled model would take the cache, a global variable, for part of its graph.
-            with nullcontext() if self.args.torch_compile else parametrize.cached():
+            cache = nullcontext() if self.args.torch_compile else parametrize.cached()
+            average = nullcontext() if self._ema is None else self._ema.swapped(self.model)
+            with average, cache:
                 return super().evaluation_loop(dataloader, description, *args, **kwargs)
         finally:
             self.preprocess_logits_for_metrics = keep
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """As the Trainer's; safetensors refuses the strides of channels_last."""
+        """As the Trainer's, and the average; safetensors refuses the strides of channels_last."""
         state_dict = self.model.state_dict() if state_dict is None else state_dict
         super()._save(output_dir, {name: t.contiguous() for name, t in state_dict.items()})
+        if self._ema is not None and self.args.should_save:
+            # Not in on_save: that comes after the file which says that a checkpoint is whole.
+            self._ema.save(output_dir or str(self.args.output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """As the Trainer's, and the average."""
+        self._last_good = str(resume_from_checkpoint)
+        if self._ema is not None:
+            self._ema.resume_from(resume_from_checkpoint)
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As the Trainer's; a training log gets the accuracy, 0 to 1, since the last one."""

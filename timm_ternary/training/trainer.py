@@ -69,8 +69,8 @@ class TernaryTrainer(ImageTrainer):
         """As ``transformers.Trainer.train``.
 
         Raises:
-            ValueError: The model is packed; the arguments do not fit its method; a threshold's
-                gradient is not finite.
+            ValueError: The model is packed; the arguments do not fit its method; a parameter, or
+                a threshold's gradient, is not finite; the data end early or do not suffice.
         """
         try:
             return super().train(*args, **kwargs)
@@ -210,6 +210,7 @@ class TernaryTrainer(ImageTrainer):
             if self.accelerator.scaler is not None:
                 # Overflow of float16: the weights' step will be skipped too, and the scale reduced.
                 return
+            self._check_model()  # what is not finite itself, rather than what follows from it
             thresholds.check_finite(self._thresholds, flat)
         thresholds.assign_gradients(parameters, flat)
         optimizer.step_thresholds()

@@ -81,6 +81,40 @@ class TernaryTrainingArguments(TrainingArguments):
         },
     )
     lr_gamma: float = field(default=0.1, metadata={"help": "The factor at each of lr_milestones."})
+    # Distillation
+    teacher: str | None = field(
+        default=None,
+        metadata={
+            "help": "Learn from this trained model too, frozen (scheme B of Apprentice, Mishra & "
+            "Marr 2018): a timm name (its published weights), a directory, or hf-hub:ID."
+        },
+    )
+    distill_alpha: float = field(
+        default=0.5,
+        metadata={
+            "help": "Weight, 0 to 1, of the loss against the labels; the rest, 1 - distill_alpha, "
+            "is that of T^2 KL(teacher || student)."
+        },
+    )
+    distill_temperature: float = field(
+        default=1.0, metadata={"help": "T > 0, by which the logits of both are divided."}
+    )
+    # Regularization
+    ema_decay: float | None = field(
+        default=None,
+        metadata={
+            "help": "Keep a moving average of weights, thresholds and scales, e.g. 0.999: it is "
+            "what is evaluated and what remains at the end (unset: none)."
+        },
+    )
+    mixup: float = field(
+        default=0.0,
+        metadata={"help": "alpha of mixup, e.g. 0.2: images in pairs, by timm (0 turns it off)."},
+    )
+    cutmix: float = field(
+        default=0.0,
+        metadata={"help": "alpha of cutmix, e.g. 1.0; with mixup, either at random (0: off)."},
+    )
     # Other defaults than transformers': its own fit text
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Drop data set columns that the model does not accept."}
@@ -98,6 +132,8 @@ class TernaryTrainingArguments(TrainingArguments):
         self._check_thresholds()
         self._check_optimizer()
         self._check_schedule()
+        self._check_distillation()
+        self._check_regularization()
         if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.accelerator.is_available():
             # Else each process trains alone on all the data: accelerate's launcher does not pass
             # its own use_cpu on to MULTI_GPU (accelerate 1.15.0, transformers 5.23.0).
@@ -180,6 +216,21 @@ class TernaryTrainingArguments(TrainingArguments):
                 f"lr_milestones is a schedule of its own, and so is lr_scheduler_type="
                 f"{getattr(kind, 'value', kind)!r}: leave one of them out"
             )
+
+    def _check_distillation(self) -> None:
+        self._check_numbers("distill_alpha", "distill_temperature")
+        if self.distill_alpha > 1:
+            raise ValueError(f"distill_alpha must lie between 0 and 1, got {self.distill_alpha!r}")
+        if self.distill_temperature == 0:
+            raise ValueError("distill_temperature must be positive, got 0")
+        for name in ("distill_alpha", "distill_temperature"):
+            if self.teacher is None and getattr(self, name) != _default(type(self), name):
+                raise ValueError(f"{name} is for a teacher: type --teacher MODEL, or leave it out")
+
+    def _check_regularization(self) -> None:
+        self._check_numbers("ema_decay", "mixup", "cutmix")
+        if self.ema_decay is not None and self.ema_decay >= 1:
+            raise ValueError(f"ema_decay must be below 1, e.g. 0.999, got {self.ema_decay!r}")
 
     def _check_numbers(self, *names: str) -> None:
         for name in names:
