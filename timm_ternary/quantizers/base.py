@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
@@ -21,8 +22,10 @@ __all__ = [
     "names",
     "option_defaults",
     "register",
+    "resolve",
     "row_sum",
     "scale_codes",
+    "sign",
 ]
 
 
@@ -97,6 +100,11 @@ def row_sum(rows: Tensor) -> Tensor:
     return rows.sum(1, keepdim=True, dtype=None if rows.device.type == "mps" else torch.float64)
 
 
+def sign(rows: Tensor) -> Tensor:
+    """-1 or +1, in the shape and dtype of `rows`: binary methods have no code 0, sign(0) = +1."""
+    return (rows >= 0).to(rows.dtype) * 2 - 1
+
+
 class Quantizer(nn.Module):
     """One layer's ternarization: latent weight in, weight of few values out.
 
@@ -107,7 +115,7 @@ class Quantizer(nn.Module):
 
     Args:
         weight: Latent weight, ``(out, ...)``; its values initialize the parameters.
-        granularity: ``"layer"`` or ``"channel"``.
+        granularity: ``"layer"`` or ``"channel"`` (default: `default_granularity`).
 
     Raises:
         ValueError: `granularity` is unknown, or `weight` has no output dimension.
@@ -117,13 +125,16 @@ class Quantizer(nn.Module):
     """Name in the registry."""
     bases: ClassVar[int] = 1
     """Number of ternary tensors that are summed."""
+    default_granularity: ClassVar[str] = "layer"
+    """The paper's."""
     scale_rows: ClassVar[int] = 1
     """1 where both signs share one scale, 2 where they do not."""
     update: ClassVar[str] = "joint"
     """How the Trainer updates the parameters by default: ``"alternate"`` or ``"joint"``."""
 
-    def __init__(self, weight: Tensor, *, granularity: str = "layer") -> None:
+    def __init__(self, weight: Tensor, *, granularity: str | None = None) -> None:
         super().__init__()
+        granularity = self.default_granularity if granularity is None else granularity
         if granularity not in GRANULARITIES:
             raise ValueError(unknown("granularity", granularity, GRANULARITIES))
         if weight.ndim < 1 or not weight.is_floating_point():
@@ -248,3 +259,8 @@ def create(config: TernaryConfig, weight: Tensor) -> Quantizer:
 def check(config: TernaryConfig) -> None:
     """Raise the ValueError of `create`, if any, without a layer at hand."""
     create(config, torch.zeros(1, 1))
+
+
+def resolve(config: TernaryConfig) -> TernaryConfig:
+    """`config` with the method's own granularity in the place of None; equal ones mean the same."""
+    return replace(config, granularity=config.granularity or get(config.method).default_granularity)

@@ -77,7 +77,7 @@ class TGA(Quantizer):
         self,
         weight: Tensor,
         *,
-        granularity: str = "layer",
+        granularity: str | None = None,
         init_factor: float = 0.1,
         gradient_correctness: bool = True,
         stats_grad: bool = False,

@@ -51,7 +51,7 @@ class TTQ(Quantizer):
         self,
         weight: Tensor,
         *,
-        granularity: str = "layer",
+        granularity: str | None = None,
         t: float = 0.05,
         sparsity: float | None = None,
     ) -> None:
