@@ -21,7 +21,12 @@ SHAPES = {
     "conv3d": (3, 2, 2, 2, 2),
 }
 METHODS = quantizers.names()
-OPTIONS = {"ttq": [{}, {"sparsity": 0.5}], "tga": [{}, {"init_factor": 0.5}]}
+OPTIONS = {
+    "ttq": [{}, {"sparsity": 0.5}],
+    "tga": [{}, {"init_factor": 0.5}],
+    "rel": [{"expansions": k} for k in (1, 2, 3, 4)],
+    "abcnet": [{"bases": k} for k in (1, 2, 3, 5)],
+}
 every_method = pytest.mark.parametrize("method", METHODS)
 every_granularity = pytest.mark.parametrize("granularity", ["layer", "channel"])
 every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -43,6 +48,20 @@ def moved(quantizer, seed=1):
         for parameter in quantizer.parameters():
             parameter.mul_(0.5 + torch.rand(parameter.shape, generator=generator))
     return quantizer
+
+
+def assert_restored(quantizer, code):
+    """`restore` keeps what the method promises."""
+    restored = quantizer.restore(code)
+    got = quantizer.encode(restored)
+    if quantizer.restore_tolerance == 0:
+        assert_same_code(got, code)
+    elif quantizer.restore_tolerance < 1:
+        assert torch.equal(got.codes, code.codes)
+        torch.testing.assert_close(got.pos, code.pos, rtol=quantizer.restore_tolerance, atol=0)
+        torch.testing.assert_close(got.neg, code.neg, rtol=quantizer.restore_tolerance, atol=0)
+    else:
+        assert restored.shape == code.shape and torch.isfinite(got.decode()).all()
 
 
 def assert_same_code(got, expected):
@@ -104,12 +123,12 @@ def test_parameters_have_one_entry_a_group_and_all_get_a_gradient(method, granul
 @every_shape
 @every_granularity
 @every_method
-def test_a_restored_weight_has_the_same_code_bit_for_bit(method, granularity, shape):
+def test_a_restored_weight_has_the_same_code(method, granularity, shape):
     weight = draw(shape)
     for options in OPTIONS.get(method, [{}]):
         code = moved(make(method, weight, granularity, **options)).encode(weight)
         fresh = make(method, torch.zeros(shape), granularity, **options)
-        assert_same_code(fresh.encode(fresh.restore(code)), code)
+        assert_restored(fresh, code)
 
 
 @settings(max_examples=60, deadline=None)
@@ -135,7 +154,7 @@ def test_any_weight_survives_encode_and_restore(data):
     assert torch.isfinite(code.decode()).all()
     assert torch.equal(quantizer(weight), code.decode())
     fresh = make(method, torch.zeros(shape), granularity, **options)
-    assert_same_code(fresh.encode(fresh.restore(code)), code)
+    assert_restored(fresh, code)
 
 
 @pytest.mark.parametrize("restored_into", ["layer", "channel"])

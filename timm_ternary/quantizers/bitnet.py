@@ -47,7 +47,7 @@ class BitNet(Quantizer):
         The magnitude ``S n / nonzeros`` has rounding errors that add up; the first nonzero weight
         takes them, or the zeros where it is alone.
         """
-        if code.pos.shape[1] > self.groups or code.codes.numel() == 0:
+        if code.pos.shape[1] > self.groups or code.bases > 1 or code.codes.numel() == 0:
             return super().restore(code)
         codes = self.rows(code.codes[0].to(code.pos.dtype))
         target = row_sum(code.pos[0].expand(self.groups).view(-1, 1)) * codes.shape[1]
