@@ -21,6 +21,7 @@ MATRIX = [
     *((m, g) for m in ("tga", "ttq", "twn") for g in ("layer", "channel")),
     ("bitnet", "layer"),
     ("bwn", "channel"),
+    ("admm", "layer"),
     ("rel", "layer"),
 ]
 """Method and granularity."""

@@ -38,7 +38,8 @@ def draw(shape, seed=0, dtype=torch.float32):
 
 
 def make(method, weight, granularity="layer", **options):
-    return quantizers.create(TernaryConfig(method, granularity, options=options), weight)
+    """In evaluation mode: some methods train on other weights than their ternary ones."""
+    return quantizers.create(TernaryConfig(method, granularity, options=options), weight).eval()
 
 
 def moved(quantizer, seed=1):
@@ -108,11 +109,12 @@ def test_arguments_are_not_modified(method, granularity):
     assert_same_code(code, saved)
 
 
+@pytest.mark.parametrize("training", [True, False])
 @every_granularity
 @every_method
-def test_parameters_have_one_entry_a_group_and_all_get_a_gradient(method, granularity):
+def test_parameters_have_one_entry_a_group_and_all_get_a_gradient(method, granularity, training):
     weight = draw((6, 4, 3, 3)).requires_grad_()
-    quantizer = make(method, weight, granularity)
+    quantizer = make(method, weight, granularity).train(training)
     (quantizer(weight) * draw((6, 4, 3, 3), seed=1)).sum().backward()
     assert torch.isfinite(weight.grad).all() and torch.count_nonzero(weight.grad) > 0
     for parameter in quantizer.parameters():
@@ -192,6 +194,21 @@ def test_state_dict_round_trip(method, granularity):
     assert torch.equal(other(weight), quantizer(weight))
 
 
+@every_method
+def test_the_hooks_of_training_keep_what_they_promise(method):
+    weight = draw((6, 4, 3, 3)).requires_grad_()
+    quantizer = make(method, weight).train()
+    before, latent = quantizer.encode(weight), weight.detach().clone()
+    penalty = quantizer.penalty(weight)
+    if penalty is not None:
+        assert penalty.shape == () and penalty >= 0
+        penalty.backward()
+        assert torch.isfinite(weight.grad).all() and torch.count_nonzero(weight.grad) > 0
+    assert_same_code(quantizer.encode(weight), before)
+    quantizer.refresh(weight)
+    assert torch.equal(weight, latent) and torch.isfinite(quantizer(weight)).all()
+
+
 @every_granularity
 @every_method
 def test_autocast_changes_nothing(method, granularity):
@@ -233,13 +250,14 @@ def test_half_weights_are_quantized_in_float32(method, granularity, dtype):
     assert torch.equal(quantizer(weight), single(weight.float()).to(dtype))
 
 
+@pytest.mark.parametrize("training", [True, False])
 @every_method
-def test_compiles_without_a_graph_break(method):
+def test_compiles_without_a_graph_break(method, training):
     results = []
     for compiled in (False, True):
         torch._dynamo.reset()
         weight = draw((6, 20)).requires_grad_()
-        quantizer = make(method, weight, "channel")
+        quantizer = make(method, weight, "channel").train(training)
         run = (
             torch.compile(quantizer, fullgraph=True, backend="aot_eager") if compiled else quantizer
         )

@@ -1,6 +1,7 @@
 """Ternarization methods: one file, one paper. ``get("tga")`` gives the class."""
 
 from .abcnet import ABCNet
+from .admm import ADMM
 from .base import Quantizer, check, create, get, names, register, resolve
 from .bitnet import BitNet
 from .bwn import BWN
@@ -11,6 +12,7 @@ from .ttq import TTQ
 from .twn import TWN
 
 __all__ = [
+    "ADMM",
     "BWN",
     "REL",
     "TGA",

@@ -162,6 +162,14 @@ class Quantizer(nn.Module):
         """`quantize` for each of the `bases` whose sum is the quantized weight."""
         return [self.quantize(rows)]
 
+    def penalty(self, weight: Tensor) -> Tensor | None:
+        """What the method adds to the loss of the weights' pass, a scalar; differentiable."""
+        return None
+
+    def refresh(self, weight: Tensor) -> None:
+        """Update the method's own state from the latent weight: the Trainer calls it when an epoch
+        begins, but for the first, for which `reset` prepares."""
+
     def rows(self, weight: Tensor) -> Tensor:
         """`weight` as ``(groups, n)`` in float32 at least."""
         if weight.dtype in (torch.float16, torch.bfloat16):
@@ -179,7 +187,10 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, weight: Tensor) -> TernaryCode:
-        """The codes and scales behind `forward`: ``encode(w).decode()`` equals ``forward(w)``."""
+        """The codes and scales behind `forward`: ``encode(w).decode()`` equals ``forward(w)``.
+
+        (In evaluation mode: a method may train on something else than its ternary weights.)
+        """
         rows = self.rows(weight)
         if weight.numel() == 0:
             empty = Quantized(rows, rows.new_zeros(max(self.groups, 1), 1))
