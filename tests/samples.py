@@ -17,7 +17,13 @@ from timm_ternary import TernaryConfig
 from timm_ternary.checkpoint import CONFIG_NAME
 from timm_ternary.weights_file import WEIGHTS_NAME, _digest, _digest_tensor
 
-MATRIX = [(m, g) for m in ("tga", "ttq", "twn") for g in ("layer", "channel")]
+MATRIX = [
+    *((m, g) for m in ("tga", "ttq", "twn") for g in ("layer", "channel")),
+    ("bitnet", "layer"),
+    ("bwn", "channel"),
+    ("admm", "layer"),
+    ("rel", "layer"),
+]
 """Method and granularity."""
 
 

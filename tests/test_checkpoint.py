@@ -63,7 +63,7 @@ class TestWhatIsWritten:
     def test_config_is_what_stock_timm_reads(self, saved: Path) -> None:
         values = json.loads((saved / CONFIG_NAME).read_text())
         assert values["architecture"] == "test_resnet_tern" and values["num_classes"] == 5
-        assert values["model_args"]["ternary"] == config().to_dict()
+        assert values["model_args"]["ternary"] == TernaryConfig().to_dict()
         assert values["model_args"]["packed"] == "2bit"
         assert "num_classes" not in values["model_args"]  # TimmWrapper gives it a second time
         assert values["pretrained_cfg"]["input_size"] == [3, 160, 160]
@@ -71,7 +71,7 @@ class TestWhatIsWritten:
     def test_tensors_are_named_as_documented(self, model: nn.Module, saved: Path) -> None:
         stored = read_weights(saved / WEIGHTS_NAME)
         assert (stored.encoding, stored.architecture) == ("2bit", "test_resnet_tern")
-        assert stored.config == config()
+        assert stored.config == TernaryConfig()
         base = timm.create_model("test_resnet", num_classes=5)
         assert stored.dense.keys() == base.state_dict().keys()
         layers = ternary_layers(model)
@@ -311,6 +311,16 @@ class TestLoadsBack:
             assert timm_ternary.convert.config_of(loaded).method == "twn"
             for name, layer in ternary_layers(loaded).items():
                 assert layer.weight.unique().numel() <= 3, name
+
+    @pytest.mark.parametrize("packed", [True, False])
+    def test_the_default_granularity_by_name_is_the_same(
+        self, packed: bool, tmp_path: Path
+    ) -> None:
+        for stored, asked in ((None, "layer"), ("layer", None)):
+            model = trained(ternary=TernaryConfig("tga", stored))
+            save_packed(model, tmp_path)
+            loaded = reload(tmp_path, ternary=TernaryConfig("tga", asked), packed=packed)
+            assert torch.equal(outputs(loaded), outputs(model))
 
     def test_other_encodings_as_argument(self, model: nn.Module, saved: Path) -> None:
         assert torch.equal(outputs(reload(saved, packed="base3")), outputs(model))

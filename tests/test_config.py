@@ -17,7 +17,7 @@ FULL = {
 
 def test_defaults_are_the_first_papers():
     config = TernaryConfig()
-    assert (config.method, config.granularity) == ("tga", "layer")
+    assert (config.method, config.granularity) == ("tga", None)
     assert (config.exclude, config.options) == ((), {})
 
 

@@ -200,7 +200,11 @@ class TestPack:
             x = image().to(dtype)
             expected = outputs(model, x)
             assert expected.dtype == dtype and expected.isfinite().all()
-            assert torch.equal(outputs(pack_(model).to(dtype), x), expected)
+            got = outputs(pack_(model).to(dtype), x)
+            if method == "rel":  # the sum of two scales is rounded once, or they and their sum
+                torch.testing.assert_close(got, expected, rtol=0, atol=0.02 * expected.abs().max())
+            else:
+                assert torch.equal(got, expected)
 
     def test_training_goes_on(self) -> None:
         model = unpack_(pack_(trained(ternary="ttq"))).train()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import timm_ternary
+from timm_ternary import quantizers
 
 ROOT = Path(timm_ternary.__file__).parent
 HEAVY = (
@@ -24,7 +25,7 @@ LAYERS = (
     {"code", "config"},
     {"packing", "quantizers.base"},
     {"code_tensors"},
-    {"quantizers.tga", "quantizers.ttq", "quantizers.twn"},
+    {f"quantizers.{name}" for name in quantizers.names()},
     {"quantizers"},
     {"layers", "select", "weights_file"},
     {"convert"},

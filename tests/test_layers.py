@@ -121,10 +121,11 @@ class TestForms:
             layer, _ = trainable("conv2d", config(method, granularity))
             made = packed(layer, config(method, granularity))
             assert made.weight_packed.dtype == torch.uint8
-            assert made.weight_packed.shape == (-(-6 * 3 * 9 // 4),)
+            bases = 2 if method == "rel" else 1
+            assert made.weight_packed.shape == (bases * -(-6 * 3 * 9 // 4),)
             assert made.weight_scale.dtype == torch.float32
             rows, groups = (2 if method == "ttq" else 1), (6 if granularity == "channel" else 1)
-            assert made.weight_scale.shape == (1, rows, groups)
+            assert made.weight_scale.shape == (bases, rows, groups)
 
     def test_no_gradient_and_no_new_parameters(self) -> None:
         layer, x = trainable("conv2d", config())

@@ -40,12 +40,13 @@ def test_layers(method: str, granularity: str, packed: bool) -> None:
         assert row.pos == pytest.approx(code.pos.mean().item())
         assert row.neg == pytest.approx(code.neg.mean().item())
         groups = row.shape[0] if granularity == "channel" else 1
-        assert row.scales == groups * (2 if method == "ttq" else 1)
-        assert row.packed_bytes == -(-row.weights // 4) + 4 * row.scales
+        bases = 2 if method == "rel" else 1
+        assert row.scales == bases * groups * (2 if method == "ttq" else 1)
+        assert row.packed_bytes == bases * -(-row.weights // 4) + 4 * row.scales
     weights = sum(row.weights for row in summary.layers)
     zeros = sum((layer_code(layer).codes == 0).sum().item() for layer in layers.values())
     assert summary.ternary_weights == weights
-    assert summary.zeros == pytest.approx(zeros / weights)
+    assert summary.zeros == pytest.approx(zeros / weights / bases)
     state = base.state_dict()
     total = sum(t.numel() * t.element_size() for t in state.values())
     assert summary.float_bytes == total

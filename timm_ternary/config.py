@@ -19,8 +19,8 @@ class TernaryConfig:
 
     Attributes:
         method: Name in the method registry, e.g. ``"tga"`` (default; He & Fan 2019), ``"ttq"``.
-        granularity: ``"layer"``: one scale a layer (the papers' choice), or ``"channel"``: one an
-            output channel.
+        granularity: ``"layer"``: one scale a layer, ``"channel"``: one an output channel, or None:
+            what the method's paper has (``Quantizer.default_granularity``).
         exclude: Layers left in float: ``"first"`` and ``"last"`` (timm's ``first_conv`` and
             ``classifier``), ``"depthwise"``, or glob patterns on module names. Default: none, the
             first paper ternarizes all layers.
@@ -28,7 +28,7 @@ class TernaryConfig:
     """
 
     method: str = "tga"
-    granularity: str = "layer"
+    granularity: str | None = None
     exclude: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
@@ -41,7 +41,7 @@ class TernaryConfig:
         """
         if not isinstance(self.method, str):
             raise ValueError(f"method must be a name such as 'tga', got {self.method!r}")
-        if self.granularity not in GRANULARITIES:
+        if self.granularity is not None and self.granularity not in GRANULARITIES:
             raise ValueError(unknown("granularity", self.granularity, GRANULARITIES))
         exclude = (self.exclude,) if isinstance(self.exclude, str) else self.exclude
         if not isinstance(exclude, Sequence) or not all(isinstance(e, str) for e in exclude):

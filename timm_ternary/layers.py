@@ -122,6 +122,7 @@ def make_trainable(
         latent = quantizer.restore(code.to(weight.device))
         with torch.no_grad():
             weight.copy_(latent)
+    quantizer.train(layer.training)
     # unsafe: a quantizer keeps shape and dtype; the check would quantize once more.
     parametrize.register_parametrization(layer, "weight", quantizer, unsafe=True)
     _mark(layer, config)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .code import TernaryCode
 from .convert import ternary_layers
 from .files import atomic_write
 from .layers import PackedWeight, latent_weight, layer_code
@@ -60,21 +61,28 @@ def weight_histograms(model: nn.Module, path: str | Path) -> Path:
 def _histogram(axis: Any, name: str, layer: nn.Module) -> None:
     latent = latent_weight(layer).detach().float().cpu().flatten()
     code = layer_code(layer)
-    codes = code.codes[0].flatten().cpu()
+    codes = code.codes.flatten(1).cpu()
     # numpy's: torch's quantile refuses more than 16 M values.
     limit = float(np.quantile(latent.abs().numpy(), 0.999))
-    limit = max(limit, float(code.pos.abs().max()), float(code.neg.abs().max())) * 1.1 or 1.0
+    values = _values(codes, code)
+    limit = max([limit, *map(abs, values)]) * 1.1 or 1.0
     axis.hist(latent.numpy(), bins=61, range=(-limit, limit), color="0.6")
-    for threshold in _thresholds(latent, codes):
+    for threshold in {t for base in codes for t in _thresholds(latent, base)}:
         axis.axvline(threshold, color="tab:red", linestyle="--", linewidth=1)
     height = axis.get_ylim()[1]
-    values = (-float(code.neg.mean()), 0.0, float(code.pos.mean()))
     for value in values:
         arrow = {"arrowstyle": "-|>", "color": "tab:blue"}
         axis.annotate("", (value, 0), (value, 0.25 * height), arrowprops=arrow)
     axis.set_title(f"{name}\n{code.zeros:.0%} zeros", fontsize=8)
     axis.set_yticks([])
     axis.tick_params(labelsize=7)
+
+
+def _values(codes: torch.Tensor, code: TernaryCode) -> list[float]:
+    """The values that occur, the mean over the channels: of one base up to three."""
+    pos, neg = (scale.double().mean(1, keepdim=True).cpu() for scale in (code.pos, code.neg))
+    kinds = codes.unique(dim=1)
+    return torch.where(kinds > 0, pos, -neg).mul(kinds != 0).sum(0).tolist()
 
 
 def _thresholds(latent: torch.Tensor, codes: torch.Tensor) -> list[float]:

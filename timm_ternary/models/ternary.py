@@ -21,7 +21,7 @@ from .. import packing
 from ..config import TernaryConfig
 from ..convert import install_, pack_, quantizers_of
 from ..errors import unknown
-from ..quantizers import check
+from ..quantizers import check, resolve
 from ..weights_file import WEIGHTS_NAME, StoredWeights, is_packed_file, read_weights
 
 __all__ = ["SUFFIX", "register_all", "register_ternary"]
@@ -205,7 +205,7 @@ def _make_ternary(
             _logger.warning("%s was adapted on loading, and is encoded anew", name)
     if not stored.quantizers:
         # Another method makes its own codes, from the decoded weights.
-        same = stored.config == config
+        same = stored.config is not None and resolve(stored.config) == resolve(config)
         codes = {name: stored.codes[origin] for name, origin in kept.items() if same}
         return install_(model, config, packed=packed, codes=codes)
     install_(model, config, packed=False)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import reduce
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
@@ -21,8 +24,10 @@ __all__ = [
     "names",
     "option_defaults",
     "register",
+    "resolve",
     "row_sum",
     "scale_codes",
+    "sign",
 ]
 
 
@@ -97,17 +102,23 @@ def row_sum(rows: Tensor) -> Tensor:
     return rows.sum(1, keepdim=True, dtype=None if rows.device.type == "mps" else torch.float64)
 
 
+def sign(rows: Tensor) -> Tensor:
+    """-1 or +1, in the shape and dtype of `rows`: binary methods have no code 0, sign(0) = +1."""
+    return (rows >= 0).to(rows.dtype) * 2 - 1
+
+
 class Quantizer(nn.Module):
     """One layer's ternarization: latent weight in, weight of few values out.
 
     A subclass gives `name`, its options as keyword arguments of ``__init__``, `reset` and
-    `quantize`. Its only parameters are the thresholds or scales that it trains, one entry a
-    group: one group for ``granularity="layer"``, one an output channel for ``"channel"``.
+    `quantize` (of several bases: `quantize_bases`, and their number in `bases`). Its only
+    parameters are the thresholds or scales that it trains, one entry a group: one group for
+    ``granularity="layer"``, one an output channel for ``"channel"``.
     Statistics are computed in float32 at least, whatever the weight's dtype.
 
     Args:
         weight: Latent weight, ``(out, ...)``; its values initialize the parameters.
-        granularity: ``"layer"`` or ``"channel"``.
+        granularity: ``"layer"`` or ``"channel"`` (default: `default_granularity`).
 
     Raises:
         ValueError: `granularity` is unknown, or `weight` has no output dimension.
@@ -115,15 +126,21 @@ class Quantizer(nn.Module):
 
     name: ClassVar[str]
     """Name in the registry."""
-    bases: ClassVar[int] = 1
+    bases: int = 1
     """Number of ternary tensors that are summed."""
+    restore_tolerance: ClassVar[float] = 0.0
+    """Largest relative error of the scales that `restore` gives back (float32; the codes are
+    equal); infinity where neither codes nor scales are promised."""
+    default_granularity: ClassVar[str] = "layer"
+    """The paper's."""
     scale_rows: ClassVar[int] = 1
     """1 where both signs share one scale, 2 where they do not."""
     update: ClassVar[str] = "joint"
     """How the Trainer updates the parameters by default: ``"alternate"`` or ``"joint"``."""
 
-    def __init__(self, weight: Tensor, *, granularity: str = "layer") -> None:
+    def __init__(self, weight: Tensor, *, granularity: str | None = None) -> None:
         super().__init__()
+        granularity = self.default_granularity if granularity is None else granularity
         if granularity not in GRANULARITIES:
             raise ValueError(unknown("granularity", granularity, GRANULARITIES))
         if weight.ndim < 1 or not weight.is_floating_point():
@@ -141,6 +158,18 @@ class Quantizer(nn.Module):
         """Codes and scales of `rows`, ``(groups, n)``, float32 or float64: the method itself."""
         raise NotImplementedError
 
+    def quantize_bases(self, rows: Tensor) -> Sequence[Quantized]:
+        """`quantize` for each of the `bases` whose sum is the quantized weight."""
+        return [self.quantize(rows)]
+
+    def penalty(self, weight: Tensor) -> Tensor | None:
+        """What the method adds to the loss of the weights' pass, a scalar; differentiable."""
+        return None
+
+    def refresh(self, weight: Tensor) -> None:
+        """Update the method's own state from the latent weight: the Trainer calls it when an epoch
+        begins, but for the first, for which `reset` prepares."""
+
     def rows(self, weight: Tensor) -> Tensor:
         """`weight` as ``(groups, n)`` in float32 at least."""
         if weight.dtype in (torch.float16, torch.bfloat16):
@@ -153,26 +182,33 @@ class Quantizer(nn.Module):
         if weight.numel() == 0:
             return weight
         rows = self.rows(weight)
-        return scale_codes(rows, self.quantize(rows)).view(weight.shape).to(weight.dtype)
+        bases = [scale_codes(rows, base) for base in self.quantize_bases(rows)]
+        return reduce(torch.add, bases).view(weight.shape).to(weight.dtype)
 
     @torch.no_grad()
     def encode(self, weight: Tensor) -> TernaryCode:
-        """The codes and scales behind `forward`: ``encode(w).decode()`` equals ``forward(w)``."""
+        """The codes and scales behind `forward`: ``encode(w).decode()`` equals ``forward(w)``.
+
+        (In evaluation mode: a method may train on something else than its ternary weights.)
+        """
         rows = self.rows(weight)
         if weight.numel() == 0:
-            pos, neg, codes = rows.new_zeros(1, max(self.groups, 1)), None, rows
+            empty = Quantized(rows, rows.new_zeros(max(self.groups, 1), 1))
+            found: Sequence[Quantized] = [empty] * self.bases
         else:
-            codes, pos, neg, _ = self.quantize(rows)
-        pos = pos.view(1, -1).clone()
-        neg = pos.clone() if neg is None else neg.view(1, -1).clone()
-        return TernaryCode(codes.to(torch.int8).view(1, *weight.shape), pos, neg)
+            found = self.quantize_bases(rows)
+        codes = torch.stack([base.codes.to(torch.int8).view(weight.shape) for base in found])
+        pos = torch.stack([base.pos.view(-1) for base in found])
+        neg = torch.stack([(base.pos if base.neg is None else base.neg).view(-1) for base in found])
+        return TernaryCode(codes, pos, neg)
 
     @torch.no_grad()
     def restore(self, code: TernaryCode) -> Tensor:
         """A latent weight whose code is `code`, bit for bit in float32; sets the parameters too.
 
-        The way back from a packed file to training. Exact for codes that this method made;
-        otherwise it starts from the decoded weight, which the method quantizes in its own way.
+        The way back from a packed file to training. Exact, or within `restore_tolerance`, for
+        codes that this method made with the same options; otherwise it starts from the decoded
+        weight, which the method quantizes in its own way.
         This default fits methods whose scale is an average of the weights beyond a threshold.
 
         Returns:
@@ -248,3 +284,8 @@ def create(config: TernaryConfig, weight: Tensor) -> Quantizer:
 def check(config: TernaryConfig) -> None:
     """Raise the ValueError of `create`, if any, without a layer at hand."""
     create(config, torch.zeros(1, 1))
+
+
+def resolve(config: TernaryConfig) -> TernaryConfig:
+    """`config` with the method's own granularity in the place of None; equal ones mean the same."""
+    return replace(config, granularity=config.granularity or get(config.method).default_granularity)

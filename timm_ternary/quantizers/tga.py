@@ -77,7 +77,7 @@ class TGA(Quantizer):
         self,
         weight: Tensor,
         *,
-        granularity: str = "layer",
+        granularity: str | None = None,
         init_factor: float = 0.1,
         gradient_correctness: bool = True,
         stats_grad: bool = False,
@@ -143,7 +143,7 @@ class TGA(Quantizer):
         mean is mu: the rarer sign lies farther out; where one sign is missing, the zeros lie
         off the mean instead.
         """
-        if code.pos.shape[1] > self.groups or code.codes.numel() == 0:
+        if code.pos.shape[1] > self.groups or code.bases > 1 or code.codes.numel() == 0:
             return super().restore(code)
         codes = self.rows(code.codes[0].to(code.pos.dtype))
         target = code.pos[0].expand(self.groups).view(-1, 1)

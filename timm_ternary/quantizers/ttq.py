@@ -51,7 +51,7 @@ class TTQ(Quantizer):
         self,
         weight: Tensor,
         *,
-        granularity: str = "layer",
+        granularity: str | None = None,
         t: float = 0.05,
         sparsity: float | None = None,
     ) -> None:
@@ -107,7 +107,7 @@ class TTQ(Quantizer):
     @torch.no_grad()
     def restore(self, code: TernaryCode) -> Tensor:
         """The codes times one magnitude: the threshold then falls between it and 0."""
-        if code.pos.shape[1] > self.groups:
+        if code.pos.shape[1] > self.groups or code.bases > 1:
             return super().restore(code)
         pos, neg = (scale[0].expand(self.groups) for scale in (code.pos, code.neg))
         mean = (pos + neg) / 2

@@ -29,7 +29,7 @@ class TWN(Quantizer):
 
     name = "twn"
 
-    def __init__(self, weight: Tensor, *, granularity: str = "layer") -> None:
+    def __init__(self, weight: Tensor, *, granularity: str | None = None) -> None:
         super().__init__(weight, granularity=granularity)
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ from rich.progress import (
 )
 from transformers import TrainerCallback
 
-__all__ = ["ConsoleProgress", "SetEpoch"]
+__all__ = ["ConsoleProgress", "RefreshQuantizers", "SetEpoch"]
 
 # What a line shows of the logs, in this order; log_history, metrics and trackers get all of it.
 _SHOWN = {
@@ -43,6 +43,33 @@ class SetEpoch(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Pass the epoch on; a run resumed within an epoch begins at a fraction of it."""
         self.dataset.set_epoch(int((state.epoch or 0) + 1e-6))
+
+
+class RefreshQuantizers(TrainerCallback):
+    """Has the methods refresh their state between two epochs, also where a run resumes there.
+
+    Args:
+        trainer: Has ``refresh_quantizers()``.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+        self._ended = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """No epoch has ended in this run."""
+        self._ended = False
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Refresh, but for the first epoch, and where a run resumes within an epoch."""
+        epoch = state.epoch or 0
+        resumed_between = state.global_step > 0 and abs(epoch - round(epoch)) < 1e-6
+        if self._ended or resumed_between:
+            self.trainer.refresh_quantizers()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The next one begins with a refresh: what is saved now is as the epoch left it."""
+        self._ended = True
 
 
 class ConsoleProgress(TrainerCallback):

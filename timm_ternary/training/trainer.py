@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..convert import is_packed, quantizers_of
+from ..layers import latent_weight
 from ..quantizers.base import Quantizer
 from . import monitor, thresholds
+from .callbacks import RefreshQuantizers
 from .image_trainer import ImageTrainer
 from .optim import (
     TwoPhaseOptimizer,
@@ -37,6 +39,9 @@ class TernaryTrainer(ImageTrainer):
     effective batch (all micro-batches of all processes) first moves the thresholds, then the same
     batches train the weights under the new thresholds. ``update="joint"``: one pass and the
     weights' optimizer for both. Weight decay reaches thresholds and scales in neither.
+
+    A method's own penalty joins the loss of the weights' pass (and the logged loss), and its state
+    is refreshed when an epoch begins (``Quantizer.penalty``, ``Quantizer.refresh``).
 
     Evaluation reports ``eval_accuracy`` (top-1) unless `compute_metrics` is given. A training log
     holds loss, accuracy, threshold_learning_rate, threshold_grad_norm (alternate), zeros, and for
@@ -63,6 +68,9 @@ class TernaryTrainer(ImageTrainer):
         self._alternate = False
         self._steps_per_epoch = 0
         self._group: tuple[list[Any], Any] | None = None
+        self._batches = 1
+        self._penalized = False
+        self.add_callback(RefreshQuantizers(self))
         self._step_logs: dict[str, float] = {}
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -186,13 +194,56 @@ class TernaryTrainer(ImageTrainer):
         """One micro-batch; the threshold pass precedes the first one of an effective batch."""
         if self._group is not None:
             (batches, count), self._group = self._group, None
+            self._batches = len(batches)
             if self._thresholds:
                 rate = float(self.optimizer.param_groups[-1]["lr"])
                 self._step_logs["threshold_learning_rate"] = rate
             if self._alternate and self.state.global_step % self.args.threshold_every == 0:
                 self._update_thresholds(batches, count)
-        with self._quantized_once():
-            return super().training_step(model, inputs, num_items_in_batch)
+        self._penalized = True
+        try:
+            with self._quantized_once():
+                return super().training_step(model, inputs, num_items_in_batch)
+        finally:
+            self._penalized = False
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """As ImageTrainer's; in the weights' pass with the penalties of the layers."""
+        found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        penalty = self._penalty() if self._penalized else None
+        if penalty is None:
+            return found
+        if self._is_scaled(num_items_in_batch):
+            penalty = penalty / self._batches
+        return (found[0] + penalty, *found[1:]) if return_outputs else found + penalty
+
+    def _penalty(self) -> Tensor | None:
+        """The sum of the layers' penalties, a scalar; None where no method has one."""
+        each = (
+            quantizer.penalty(latent_weight(layer))
+            for quantizer, layer in zip(self._quantizers.values(), self._layers, strict=True)
+        )
+        found = [penalty for penalty in each if penalty is not None]
+        return torch.stack(found).sum() if found else None
+
+    def refresh_quantizers(self) -> None:
+        """Let every layer's method update its state from the latent weight."""
+        for quantizer, layer in zip(self._quantizers.values(), self._layers, strict=True):
+            quantizer.refresh(latent_weight(layer))
+
+    def _is_scaled(self, count: Any) -> bool:
+        """Whether a loss is the micro-batch's share of the effective batch's already.
+
+        The Trainer's own rule: whoever is told `count` has scaled it; else the Trainer divides.
+        """
+        told = self.model_accepts_loss_kwargs and count is not None
+        return told or self.compute_loss_func is not None
 
     def _update_thresholds(self, batches: list[Any], count: Any) -> None:
         """Algorithm 1, step 3: move the thresholds by the gradient of the effective batch."""
@@ -224,9 +275,7 @@ class TernaryTrainer(ImageTrainer):
         with self._quantized_once():
             with self.compute_loss_context_manager():
                 loss = self.compute_loss(model, inputs, num_items_in_batch=count)
-            # The Trainer's own rule: whoever is told `count` has scaled the loss already.
-            told = self.model_accepts_loss_kwargs and count is not None
-            if not (told or self.compute_loss_func is not None):
+            if not self._is_scaled(count):
                 loss = loss / batches
             scaler = self.accelerator.scaler
             if scaler is None:
