@@ -161,7 +161,8 @@ def unpack_(model: _M) -> _M:
     """Turn a packed model into a trainable one, in place; its outputs stay the same.
 
     The latent weights are chosen such that the method gives back the codes and scales (for
-    float32 scales to the last bit); those of the training that made them are not in the file.
+    float32 scales to the last bit, or within ``Quantizer.restore_tolerance``); those of the
+    training that made them are not in the file.
 
     Raises:
         ValueError: The model is not packed.

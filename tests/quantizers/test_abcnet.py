@@ -72,6 +72,19 @@ def test_one_nearly_coinciding_base_in_a_large_layer():
     np.testing.assert_allclose(ABCNet(weight)(weight).numpy(), value, atol=1e-6)
 
 
+@pytest.mark.parametrize("bases", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("mean", [0.0, 0.01, -0.05, 0.3])
+@pytest.mark.parametrize("shape", [(16, 64), (64, 32, 3, 3)])
+def test_usual_layers_are_restored_to_rounding(shape, mean, bases):
+    weight = 0.05 * torch.randn(shape, generator=torch.Generator().manual_seed(bases)) + mean
+    quantizer = ABCNet(weight, bases=bases)
+    code = quantizer.encode(weight)
+    again = quantizer.encode(quantizer.restore(code))
+    assert torch.equal(again.codes, code.codes)
+    atol = 1e-6 * weight.abs().max().item()
+    torch.testing.assert_close(again.decode(), code.decode(), rtol=1e-6, atol=atol)
+
+
 @pytest.mark.parametrize("value", [0, 9, 2.0, True, "2"])
 def test_bases_out_of_range(value):
     with pytest.raises(ValueError, match="bases must be an integer from 1 to 8, got"):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..code import TernaryCode
 from .base import Quantized, Quantizer, register, row_sum, sign
 
 __all__ = ["ABCNet"]
@@ -28,9 +29,10 @@ class ABCNet(Quantizer):
     std is ``torch.std`` (Bessel's correction), 0 for one element. Where some B_i coincide, a is
     the least squares solution of least norm. B_i never holds 0: sign(0) = +1.
 
-    A packed file does not hold mean and std of the latent weights, and no choice of weights has the
-    same codes and scales in every case: a restored weight is the decoded one, whose M thresholds
-    may fall elsewhere (``restore_tolerance`` is infinite).
+    A packed file does not hold mean and std of the latent weights. `restore` finds weights of the
+    same codes, and scales equal to rounding, where the distribution is bell-shaped; in layers of a
+    few weights or of another shape its thresholds may fall elsewhere (``restore_tolerance`` is
+    infinite: nothing is promised).
 
     Args:
         weight: Latent weight, ``(out, ...)``.
@@ -65,6 +67,31 @@ class ABCNet(Quantizer):
         signs = [sign(centred + shift * std) for shift in self._shifts()]
         scales = _least_squares(signs, rows)
         return [Quantized(b, a, slopes=(a, a, a)) for b, a in zip(signs, scales, strict=True)]
+
+    @torch.no_grad()
+    def restore(self, code: TernaryCode) -> Tensor:
+        """The decoded weight, its two outermost levels moved until the mean is where it was.
+
+        A level holds the weights between two neighbouring thresholds. What adds d / n_0 to the
+        n_0 lowest weights and d / n_M to the n_M highest is orthogonal to every B_i: the least
+        squares scales stay. d puts the mean amid the innermost levels, as the thresholds are.
+        """
+        weight = code.decode()
+        fits = code.bases == self.bases > 1 and code.pos.shape[1] <= self.groups
+        if not fits or weight.numel() == 0:
+            return weight
+        rows = self.rows(weight)
+        depth = self.rows((code.codes > 0).sum(0))
+        masks = {k: depth == k for k in (0, self.bases // 2, (self.bases + 1) // 2, self.bases)}
+        counts = {k: row_sum(mask) for k, mask in masks.items()}
+        inner = [row_sum(rows * masks[k]) / counts[k] for k in list(masks)[1:-1]]
+        centre = sum(inner, torch.zeros_like(counts[0])) / len(inner)
+        shift = (centre * rows.shape[1] - row_sum(rows)) / 2
+        # Levels without a weight: the division gave no number.
+        usable = torch.isfinite(shift) & (counts[0] > 0) & (counts[self.bases] > 0)
+        for k in (0, self.bases):
+            rows = rows + masks[k] * torch.where(usable, shift / counts[k], 0).to(rows.dtype)
+        return rows.view(code.shape)
 
 
 def _least_squares(signs: Sequence[Tensor], rows: Tensor) -> list[Tensor]:
