@@ -61,7 +61,7 @@ def test_state_is_that_of_one_optimizer_and_is_restored() -> None:
 
 def test_one_schedule_scales_both_rates_exactly() -> None:
     *_, optimizer = _two_phase()
-    schedule = multi_step_schedule(optimizer, [3, 5], 0.1, warmup_steps=2)
+    schedule = multi_step_schedule(optimizer, [3, 5], [0.1], warmup_steps=2)
     rates = []
     for _ in range(7):
         rates.append([group["lr"] for group in optimizer.param_groups])
@@ -160,6 +160,13 @@ def test_multi_step_rates_of_an_epoch_and_thresholds_following(tmp_path: Path) -
     assert [entry["threshold_learning_rate"] for entry in logs] == [0.01 * f for f in factors]
 
 
+def test_a_factor_for_each_milestone(tmp_path: Path) -> None:
+    run = trainer(tmp_path, num_train_epochs=4, lr_milestones=[1, 3], lr_gamma=[0.2, 0.5])
+    run.train()
+    rates = [entry["learning_rate"] for entry in run.state.log_history if "loss" in entry]
+    assert rates == pytest.approx([0.05] * 10 + [0.01] * 20 + [0.005] * 10, rel=1e-12)
+
+
 def test_milestones_count_epochs_under_max_steps_too(tmp_path: Path) -> None:
     run = trainer(tmp_path, max_steps=13, lr_milestones=[1])
     run.train()
@@ -194,6 +201,9 @@ def test_milestones_need_a_length(tmp_path: Path) -> None:
         ({"lr_milestones": []}, "increasing epochs"),
         ({"lr_milestones": [0, 3]}, "increasing epochs"),
         ({"lr_milestones": ["80"]}, "increasing epochs"),
+        ({"lr_milestones": [1, 2, 3], "lr_gamma": [0.2, 0.5]}, "give 1 factor, or 3"),
+        ({"lr_gamma": [0.2, -0.5]}, "lr_gamma must be a finite number"),
+        ({"lr_gamma": []}, "lr_gamma"),
         ({"lr_milestones": [80], "lr_scheduler_type": "cosine"}, "leave one of them out"),
         ({"nesterov": True, "momentum": None}, "--momentum 0.9"),
         ({"nesterov": True, "momentum": 0.0}, "--momentum 0.9"),

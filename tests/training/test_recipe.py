@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -172,7 +174,8 @@ def test_no_field_belongs_to_two_dataclasses() -> None:
 @pytest.mark.parametrize("path", TRAINING, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_every_recipe_loads(path: Path) -> None:
     model, data, training = parse([str(path)], *ARGUMENTS)
-    assert model.model.endswith("_tern") == (model.ternary is not None)
+    name = model.model.partition(".")[0]
+    assert name.endswith("_tern") == (model.ternary is not None)
     check(TernaryConfig.of(model.ternary))
     assert data.dataset
     assert training.output_dir == f"out/{path.parent.name}/{path.stem}"
@@ -180,6 +183,15 @@ def test_every_recipe_loads(path: Path) -> None:
         start = path.parent / f"{Path(model.checkpoint).name}.yaml"
         assert load_yaml(start)["output_dir"] == model.checkpoint
     json.dumps(training.to_dict())
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_every_recipe_names_what_was_published_or_measured(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    head = " ".join(line[2:] for line in itertools.takewhile(lambda line: line[:1] == "#", lines))
+    assert re.search(r"(Published|Measured): .*\d\d\.\d+ %|[Nn]o number|prints no number", head)
+    if "Published" in head:
+        assert re.search(r"Table [123I]|Figure|WACV", head)
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("accelerate/*.yaml")), ids=lambda p: p.stem)

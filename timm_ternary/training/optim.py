@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -167,20 +168,20 @@ def threshold_rate(args: TernaryTrainingArguments) -> float:
 
 
 def multi_step_schedule(
-    optimizer: Optimizer, milestones: Iterable[int], gamma: float, warmup_steps: int = 0
+    optimizer: Optimizer, milestones: Sequence[int], gammas: Sequence[float], warmup_steps: int = 0
 ) -> LambdaLR:
-    """Every group's rate times `gamma` at each milestone, after a linear warmup from 0.
+    """Every group's rate times a factor at each milestone, after a linear warmup from 0.
 
     Args:
         optimizer: Its groups keep their own initial rates.
         milestones: Optimizer steps, increasing: the first steps taken at the lower rate.
-        gamma: The factor.
+        gammas: The factor at each milestone, or one for all.
         warmup_steps: Optimizer steps until the full rate is reached.
     """
-    steps = sorted(milestones)
+    each = [*gammas] * (len(milestones) if len(gammas) == 1 else 1)
 
     def factor(step: int) -> float:
         warmup = min(1.0, step / warmup_steps) if warmup_steps else 1.0
-        return warmup * gamma ** bisect_right(steps, step)
+        return warmup * math.prod(each[: bisect_right(milestones, step)])
 
     return LambdaLR(optimizer, factor)

@@ -80,7 +80,10 @@ class TernaryTrainingArguments(TrainingArguments):
             "after warmup_steps of linear warmup (unset: the schedule of lr_scheduler_type)."
         },
     )
-    lr_gamma: float = field(default=0.1, metadata={"help": "The factor at each of lr_milestones."})
+    lr_gamma: list[float] = field(
+        default_factory=lambda: [0.1],
+        metadata={"help": "The factor at lr_milestones: one for all of them, or one for each."},
+    )
     # Distillation
     teacher: str | None = field(
         default=None,
@@ -198,7 +201,14 @@ class TernaryTrainingArguments(TrainingArguments):
             )
 
     def _check_schedule(self) -> None:
-        self._check_numbers("lr_gamma")
+        if not isinstance(self.lr_gamma, (list, tuple)):
+            self.lr_gamma = [self.lr_gamma]
+        if not self.lr_gamma:
+            raise ValueError(
+                "lr_gamma must be one factor, or one for each of lr_milestones, got []"
+            )
+        for factor in self.lr_gamma:
+            _check_number("lr_gamma", factor)
         if self.lr_milestones is None:
             return
         if isinstance(self.lr_milestones, (int, float)):
@@ -209,6 +219,11 @@ class TernaryTrainingArguments(TrainingArguments):
         if not milestones or not numbers or not all(a < b for a, b in pairs):
             raise ValueError(
                 f"lr_milestones must be increasing epochs > 0, e.g. 80 120; got {milestones}"
+            )
+        if len(self.lr_gamma) not in (1, len(milestones)):
+            raise ValueError(
+                f"lr_gamma has {len(self.lr_gamma)} factors, but lr_milestones {len(milestones)} "
+                f"epochs: give 1 factor, or {len(milestones)}"
             )
         kind = self.lr_scheduler_type
         if kind != _default(TrainingArguments, "lr_scheduler_type"):
@@ -235,12 +250,15 @@ class TernaryTrainingArguments(TrainingArguments):
     def _check_numbers(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
-            if value is None and _default(type(self), name) is None:
-                continue
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not 0 <= value < math.inf:
-                hint = " (YAML reads 1e-4 as text: write 1.0e-4)" if isinstance(value, str) else ""
-                raise ValueError(f"{name} must be a finite number >= 0, got {value!r}{hint}")
+            if value is not None or _default(type(self), name) is not None:
+                _check_number(name, value)
+
+
+def _check_number(name: str, value: Any) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 <= value < math.inf:
+        hint = " (YAML reads 1e-4 as text: write 1.0e-4)" if isinstance(value, str) else ""
+        raise ValueError(f"{name} must be a finite number >= 0, got {value!r}{hint}")
 
 
 def takes(optimizer: str, option: str) -> bool:
