@@ -24,6 +24,7 @@ from .files import atomic_write
 from .summary import summarize
 from .training.arguments import DataArguments, ModelArguments
 from .training.build import build_model, find_start
+from .training.checks import check_streaming
 from .training.data import Data, load_data
 from .training.recipe import describe, parse
 from .training.trainer import TernaryTrainer
@@ -90,6 +91,8 @@ def fit(
     Raises:
         ValueError: The model, the data or a field do not fit together.
     """
+    if data_args.streaming:
+        check_streaming(args)
     resume = _resume(args)
     if args.process_index == 0:
         _check_writable(Path(args.output_dir))
