@@ -19,8 +19,9 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from . import models  # noqa: F401  (registers them with timm)
 from .checkpoint import save_float, save_packed
-from .convert import config_of
+from .convert import config_of, quantizers_of
 from .files import atomic_write
+from .quantizers import Quantizer
 from .summary import summarize
 from .training.arguments import DataArguments, ModelArguments
 from .training.build import build_model, find_start
@@ -58,7 +59,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             raise ValueError(f"no recipe is given; type: {_USAGE}")
         return fit(*parse(words, *ARGUMENTS)).metrics
     except (OSError, ValueError) as error:  # OSError: what is read or written is not there
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        # An error in a worker of the loader comes with the traceback before it.
+        message = str(error).rpartition("\nValueError: ")[2]
+        print("error: " + " ".join(message.split()), file=sys.stderr)
         raise SystemExit(2) from error
     except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
@@ -156,7 +159,19 @@ def _prepare(
         in_chans=data.in_chans,
         data_cfg=data.pretrained_cfg(),
     )
+    if data_args.streaming:
+        _check_refresh(model)
     return data, model
+
+
+def _check_refresh(model: nn.Module) -> None:
+    """Refuse a method that does something between epochs, which a stream has none of."""
+    for layer, quantizer in quantizers_of(model).items():
+        if type(quantizer).refresh is not Quantizer.refresh:
+            raise ValueError(
+                f"{layer} is made ternary by {type(quantizer).__name__}, refreshed between epochs, "
+                "and a stream is one epoch: leave streaming out, or take another method"
+            )
 
 
 def _resume(args: TernaryTrainingArguments) -> str | None:

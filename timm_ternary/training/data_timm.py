@@ -143,4 +143,6 @@ def _loaded(image: PILImage) -> PILImage:
 
 def _split(name: str, targets: Any, read: Callable[[int], PILImage]) -> Split:
     labels = np.asarray(targets, dtype=np.int64)
-    return Split(name, labels, read, np.arange(len(labels)))
+    # By class: timm takes tar files in the order of the file system, which differs by machine.
+    rows = np.argsort(labels, kind="stable")
+    return Split(name, labels[rows], read, rows)
