@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sized
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -148,7 +149,8 @@ def evaluate(
     loader = DataLoader(data.eval, batch_size, collate_fn=data.data_collator)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with Progress(console=_err, transient=True, disable=not _err.is_terminal) as progress:
-        task = progress.add_task("images", total=len(data.eval))
+        total = len(data.eval) if isinstance(data.eval, Sized) else None
+        task = progress.add_task("images", total=total)
         result = accuracy(
             network, loader, device=device, progress=lambda n: progress.advance(task, n)
         )

@@ -19,11 +19,13 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from . import models  # noqa: F401  (registers them with timm)
 from .checkpoint import save_float, save_packed
-from .convert import config_of
+from .convert import config_of, quantizers_of
 from .files import atomic_write
+from .quantizers import Quantizer
 from .summary import summarize
 from .training.arguments import DataArguments, ModelArguments
 from .training.build import build_model, find_start
+from .training.checks import check_streaming
 from .training.data import Data, load_data
 from .training.recipe import describe, parse
 from .training.trainer import TernaryTrainer
@@ -57,7 +59,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             raise ValueError(f"no recipe is given; type: {_USAGE}")
         return fit(*parse(words, *ARGUMENTS)).metrics
     except (OSError, ValueError) as error:  # OSError: what is read or written is not there
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        # An error in a worker of the loader comes with the traceback before it.
+        message = str(error).rpartition("\nValueError: ")[2]
+        print("error: " + " ".join(message.split()), file=sys.stderr)
         raise SystemExit(2) from error
     except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
@@ -90,6 +94,8 @@ def fit(
     Raises:
         ValueError: The model, the data or a field do not fit together.
     """
+    if data_args.streaming:
+        check_streaming(args)
     resume = _resume(args)
     if args.process_index == 0:
         _check_writable(Path(args.output_dir))
@@ -153,7 +159,19 @@ def _prepare(
         in_chans=data.in_chans,
         data_cfg=data.pretrained_cfg(),
     )
+    if data_args.streaming:
+        _check_refresh(model)
     return data, model
+
+
+def _check_refresh(model: nn.Module) -> None:
+    """Refuse a method that does something between epochs, which a stream has none of."""
+    for layer, quantizer in quantizers_of(model).items():
+        if type(quantizer).refresh is not Quantizer.refresh:
+            raise ValueError(
+                f"{layer} is made ternary by {type(quantizer).__name__}, refreshed between epochs, "
+                "and a stream is one epoch: leave streaming out, or take another method"
+            )
 
 
 def _resume(args: TernaryTrainingArguments) -> str | None:

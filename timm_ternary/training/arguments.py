@@ -7,7 +7,10 @@ from typing import Any
 
 from ..errors import parse_json
 
-__all__ = ["DataArguments", "ModelArguments"]
+__all__ = ["TIMM", "DataArguments", "ModelArguments"]
+
+TIMM = "timm:"
+"""What the name of a data set begins with that one of timm's readers is to read."""
 
 # Dicts are typed `dict | str | None`, as transformers types its own: its parser then takes a
 # JSON string or a plain name from the command line.
@@ -96,7 +99,8 @@ class DataArguments:
         default=None,
         metadata={
             "help": "digits (bundled with scikit-learn), a directory of images or of parquet "
-            'files, a .parquet file, {"train": FILE, "test": FILE}, or a Hub name.'
+            'files, a .parquet file, {"train": FILE, "test": FILE}, a Hub name, timm:ROOT (a '
+            "directory or tar files, read by timm) or timm:torch/NAME:ROOT (torchvision's NAME)."
         },
     )
     dataset_config: str | None = field(
@@ -112,6 +116,23 @@ class DataArguments:
     )
     label_column: str | None = field(
         default=None, metadata={"help": "Column of labels. Default: found by its type or name."}
+    )
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read the images as they come, without a download or a copy (parquet, image "
+            "folders, webdataset tars, the Hub); needs --max_steps, which counts all passes."
+        },
+    )
+    shuffle_buffer: int = field(
+        default=1000,
+        metadata={
+            "help": "Images among which a streamed image is drawn; files are shuffled as a whole."
+        },
+    )
+    num_classes: int | None = field(
+        default=None,
+        metadata={"help": "Number of classes of a stream whose labels are bare numbers."},
     )
     in_memory: bool | None = field(
         default=None,
@@ -158,10 +179,14 @@ class DataArguments:
     )
     re_prob: float = field(default=0.0, metadata={"help": "Probability of random erasing."})
     max_train_samples: int | None = field(
-        default=None, metadata={"help": "Train on this many images, spread evenly over the split."}
+        default=None,
+        metadata={
+            "help": "Train on this many images, spread evenly over the split; the first ones of "
+            "a stream."
+        },
     )
     max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Evaluate on this many images, spread evenly."}
+        default=None, metadata={"help": "Evaluate on this many images; as max_train_samples."}
     )
 
     def __post_init__(self) -> None:
@@ -172,10 +197,12 @@ class DataArguments:
             )
         for name in ("hflip", "re_prob"):
             _interval(name, getattr(self, name), 0.0, 1.0)
-        for name in ("image_size", "max_train_samples", "max_eval_samples"):
+        for name in ("image_size", "max_train_samples", "max_eval_samples", "shuffle_buffer"):
             _at_least(name, getattr(self, name), 1)
+        _at_least("num_classes", self.num_classes, 2)
         _at_least("padding", self.padding, 0)
         self._check_lists()
+        self._check_streaming()
         if self.in_memory and self.heavy:
             raise ValueError(
                 f"in_memory augments by pad-crop and flip only, but {self.heavy[0]} is set: "
@@ -192,6 +219,22 @@ class DataArguments:
             raise ValueError("mean and std go together: give both or neither")
         if self.std is not None and min(self.std) <= 0:
             raise ValueError(f"std must be positive, got {self.std}")
+
+    def _check_streaming(self) -> None:
+        if not self.streaming:
+            if self.num_classes is not None:
+                raise ValueError(
+                    "num_classes is for streams, other data are searched for their classes: "
+                    "leave it out, or type --streaming true"
+                )
+            return
+        if self.in_memory:
+            raise ValueError("streaming and in_memory exclude each other: give one of them")
+        if self.dataset == "digits" or str(self.dataset).startswith(TIMM):
+            raise ValueError(
+                f"dataset {self.dataset!r} cannot be streamed, only parquet files, image folders, "
+                "webdataset tars and Hub names: leave streaming out"
+            )
 
     @property
     def heavy(self) -> list[str]:

@@ -14,7 +14,7 @@ from rich.progress import (
 )
 from transformers import TrainerCallback
 
-__all__ = ["ConsoleProgress", "RefreshQuantizers", "SetEpoch"]
+__all__ = ["ConsoleProgress", "RefreshQuantizers", "SetEpoch", "SkipSeen"]
 
 # What a line shows of the logs, in this order; log_history, metrics and trackers get all of it.
 _SHOWN = {
@@ -43,6 +43,23 @@ class SetEpoch(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Pass the epoch on; a run resumed within an epoch begins at a fraction of it."""
         self.dataset.set_epoch(int((state.epoch or 0) + 1e-6))
+
+
+class SkipSeen(TrainerCallback):
+    """Spares a resumed run from decoding what it has seen: the Trainer passes over those batches.
+
+    Args:
+        dataset: Has ``skip(images)`` and `batch_size`.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Count the images of the steps taken; a batch is one process's share, or that of all."""
+        share = 1 if args.accelerator_config.split_batches else args.world_size
+        images = self.dataset.batch_size * share * args.gradient_accumulation_steps
+        self.dataset.skip(0 if args.ignore_data_skip else state.global_step * images)
 
 
 class RefreshQuantizers(TrainerCallback):

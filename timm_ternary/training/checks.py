@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils import get_total_norm
 
-__all__ = ["check_ended", "check_finite_model", "check_share"]
+__all__ = ["check_ended", "check_finite_model", "check_share", "check_streaming"]
 
 
 @torch.no_grad()
@@ -103,3 +103,35 @@ def check_ended(
         f"{what} (after {state.global_step} of {state.max_steps} optimizer steps): check the data "
         f"set, or lower --max_steps{kept}"
     )
+
+
+def check_streaming(args: Any) -> None:
+    """Refuse what needs the length of the training data, or would not read a stream as meant.
+
+    Args:
+        args: TrainingArguments.
+
+    Raises:
+        ValueError: See above.
+    """
+    if args.max_steps <= 0:
+        raise ValueError(
+            "a stream has no length: say how long to train, e.g. --max_steps 10000 (optimizer "
+            "steps, all passes over the data together)"
+        )
+    for name in ("eval_strategy", "save_strategy", "logging_strategy"):
+        if str(getattr(args, name).value) == "epoch":
+            raise ValueError(
+                f"{name} is epoch, but a stream is read in one epoch without an end: type --{name} "
+                f"steps --{name.replace('strategy', 'steps')} NUMBER"
+            )
+    if args.dataloader_drop_last:
+        raise ValueError(
+            "dataloader_drop_last does nothing for a stream, whose batches are all complete: "
+            "leave it out"
+        )
+    if args.accelerator_config.dispatch_batches is False and args.world_size > 1:
+        raise ValueError(
+            "dispatch_batches: false has each process read the whole stream, and evaluation count "
+            "some images twice: leave it out of accelerator_config"
+        )

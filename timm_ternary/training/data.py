@@ -2,55 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.Image import Image as PILImage
 from PIL.Image import Resampling
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
+from timm.data import create_transform
 from torch import Tensor
-from torchvision.transforms import Compose, RandomCrop, Resize
 
 from ..images import is_grey, to_mode
 from .arguments import DataArguments
 from .data_lazy import LazyImages
 from .data_memory import InMemoryImages, collate
-from .data_sources import Split, open_source
+from .data_preprocessing import (
+    MODES,
+    SMALL,
+    Preprocessing,
+    image_size,
+    preprocessing,
+    train_transform,
+)
+from .data_sources import open_source, open_stream
+from .data_split import Split, Stream
+from .data_stream import StreamedImages
 
 __all__ = ["Data", "Preprocessing", "load_data"]
 
-# Images up to this side are "small": padded crops rather than resized ones (the habit for CIFAR
-# and ImageNet, respectively), and in memory by default.
-_SMALL = 64
 # Bytes of decoded images above which in_memory must be asked for.
 _MEMORY_LIMIT = 2 << 30
-_MODES = {1: "L", 3: "RGB"}
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How an image becomes a network's input, in the words of timm's pretrained_cfg.
-
-    Attributes:
-        input_size: (C, H, W).
-        mean, std: One value a channel, for pixels in [0, 1].
-        crop_pct, crop_mode, interpolation: As `timm.data.create_transform` takes them.
-    """
-
-    input_size: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    crop_pct: float
-    crop_mode: str
-    interpolation: str
-
-    @property
-    def mode(self) -> str:
-        """PIL's name of the image mode, ``"L"`` or ``"RGB"``."""
-        return _MODES[self.input_size[0]]
 
 
 @dataclass(frozen=True)
@@ -65,8 +48,8 @@ class Data:
         data_collator: Makes a batch of items, or passes a batch through.
     """
 
-    train: InMemoryImages | LazyImages
-    eval: InMemoryImages | LazyImages
+    train: InMemoryImages | LazyImages | StreamedImages
+    eval: InMemoryImages | LazyImages | StreamedImages
     label_names: tuple[str, ...]
     preprocessing: Preprocessing
     data_collator: Callable[[Any], dict[str, Tensor]] = collate
@@ -124,20 +107,21 @@ def load_data(
     Raises:
         ValueError: The data cannot be read or do not fit together. One line.
     """
+    shape = partial(_shape, args, model_cfg or {}, trained, in_chans)
+    if args.streaming:
+        return _streamed(args, model_cfg, shape, seed)
     source = open_source(args)
     train, test = (
         source.train.spread(args.max_train_samples),
         source.eval.spread(args.max_eval_samples),
     )
-    first = train.image(0)
-    chans = in_chans or (1 if is_grey(first) else 3)
-    size = _image_size(args, model_cfg or {}, trained, max(first.size))
-    hflip = args.hflip if args.hflip is not None else 0.5 * source.mirror
-    small = size <= _SMALL
+    chans, size = shape(train.image(0))
+    hflip = _hflip(args, source.mirror)
+    small = size <= SMALL
     if _in_memory(args, small, (len(train) + len(test)) * chans * size**2):
         pixels, test_pixels = (_decode(part, chans, size) for part in (train, test))
         cfg = model_cfg if trained else None
-        how = _preprocessing(args, cfg, (chans, size, size), True, pixels)
+        how = preprocessing(args, cfg, (chans, size, size), True, pixels)
         in_memory = partial(InMemoryImages, mean=how.mean, std=how.std, seed=seed)
         return Data(
             in_memory(pixels, train.labels, padding=args.padding, hflip=hflip),
@@ -145,21 +129,55 @@ def load_data(
             source.label_names,
             how,
         )
-    how = _preprocessing(args, model_cfg, (chans, size, size), small, None)
+    how = preprocessing(args, model_cfg, (chans, size, size), small, None)
     return Data(
-        LazyImages(train, _train_transform(args, how, hflip), mode=how.mode, seed=seed),
+        LazyImages(train, train_transform(args, how, hflip), mode=how.mode, seed=seed),
         LazyImages(test, create_transform(**asdict(how)), mode=how.mode, seed=seed),
         source.label_names,
         how,
     )
 
 
-def _image_size(args: DataArguments, cfg: Mapping[str, Any], trained: bool, own: int) -> int:
-    """Of the recipe, else of the starting weights, else of small images, else of the model."""
-    of_model = (cfg.get("input_size") or (3, 224, 224))[-1]
-    if args.image_size is not None:
-        return args.image_size
-    return own if own <= _SMALL and not trained else of_model
+def _streamed(
+    args: DataArguments,
+    cfg: Mapping[str, Any] | None,
+    shape: Callable[[PILImage], tuple[int, int]],
+    seed: int,
+) -> Data:
+    source = open_stream(args, seed)
+    first, _ = (_first(part) for part in (source.train, source.eval))  # so neither is empty
+    chans, size = shape(first)
+    how = preprocessing(args, cfg, (chans, size, size), size <= SMALL, None)
+    streamed = partial(StreamedImages, mode=how.mode, input_size=how.input_size, seed=seed)
+    transform = train_transform(args, how, _hflip(args, source.mirror))
+    return Data(
+        streamed(source.train, transform, endless=True),
+        streamed(source.eval, create_transform(**asdict(how))),
+        source.label_names,
+        how,
+    )
+
+
+def _first(stream: Stream) -> PILImage:
+    for read, _ in stream.rows(None):
+        return read()
+    raise ValueError(f"split {stream.name!r} is empty")
+
+
+def _shape(
+    args: DataArguments,
+    cfg: Mapping[str, Any],
+    trained: bool,
+    in_chans: int | None,
+    first: PILImage,
+) -> tuple[int, int]:
+    """Channels and side of the network's input."""
+    chans = in_chans or (1 if is_grey(first) else 3)
+    return chans, image_size(args, cfg, trained, max(first.size))
+
+
+def _hflip(args: DataArguments, mirror: bool) -> float:
+    return args.hflip if args.hflip is not None else 0.5 * mirror
 
 
 def _in_memory(args: DataArguments, small: bool, size: int) -> bool:
@@ -172,84 +190,8 @@ def _decode(split: Split, chans: int, size: int) -> NDArray[np.uint8]:
     """All images of a split as uint8 (N, C, size, size)."""
     pixels = np.empty((len(split), size, size, chans), np.uint8)
     for index in range(len(split)):
-        image = to_mode(split.image(index), _MODES[chans])
+        image = to_mode(split.image(index), MODES[chans])
         if image.size != (size, size):
             image = image.resize((size, size), Resampling.BICUBIC)
         pixels[index] = np.asarray(image).reshape(size, size, chans)
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
-
-
-def _preprocessing(
-    args: DataArguments,
-    cfg: Mapping[str, Any] | None,
-    input_size: tuple[int, int, int],
-    small: bool,
-    pixels: NDArray[np.uint8] | None,
-) -> Preprocessing:
-    """`args`, completed from `cfg`, and without one from the training images in memory."""
-    chans, cfg = input_size[0], dict(cfg or {})
-    if args.mean is not None and args.std is not None:
-        mean, std = _per_channel(args.mean, "mean", chans), _per_channel(args.std, "std", chans)
-    elif cfg.get("mean") or pixels is None:
-        mean = _fitted(cfg.get("mean") or IMAGENET_DEFAULT_MEAN, chans)
-        std = _fitted(cfg.get("std") or IMAGENET_DEFAULT_STD, chans)
-    else:
-        mean, std = _measured(pixels)
-    return Preprocessing(
-        input_size=input_size,
-        mean=mean,
-        std=std,
-        # Small images are used whole; cropping is for photographs.
-        crop_pct=1.0 if small else cfg.get("crop_pct") or 0.875,
-        crop_mode="squash" if small else cfg.get("crop_mode") or "center",
-        interpolation="bicubic" if small else cfg.get("interpolation") or "bicubic",
-    )
-
-
-def _per_channel(values: Sequence[float], name: str, chans: int) -> tuple[float, ...]:
-    if len(values) not in (1, chans):
-        raise ValueError(
-            f"{name} has {len(values)} values, but the images have {chans} channels: "
-            f"give 1 or {chans}"
-        )
-    return tuple(values) if len(values) == chans else tuple(values) * chans
-
-
-def _fitted(values: Sequence[float], chans: int) -> tuple[float, ...]:
-    """The values of RGB weights for grey images, or the other way round: their mean."""
-    return tuple(values) if len(values) == chans else (sum(values) / len(values),) * chans
-
-
-def _measured(pixels: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, exactly, from its histogram."""
-    levels = np.arange(256) / 255
-    counts = [np.bincount(pixels[:, c].ravel(), minlength=256) for c in range(pixels.shape[1])]
-    means = [float(np.average(levels, weights=count)) for count in counts]
-    variances = [
-        float(np.average((levels - mean) ** 2, weights=count))
-        for mean, count in zip(means, counts, strict=True)
-    ]
-    # One grey level everywhere has no spread: leave such a channel at its scale.
-    return tuple(means), tuple(variance**0.5 or 1.0 for variance in variances)
-
-
-def _train_transform(args: DataArguments, how: Preprocessing, hflip: float) -> Compose:
-    """timm's training transform; small images are padded and cropped instead of resized."""
-    size = how.input_size[-1]
-    transform = create_transform(
-        how.input_size,
-        is_training=True,
-        scale=tuple(args.random_resized_crop or (0.08, 1.0)),
-        hflip=hflip,
-        color_jitter=args.color_jitter or None,
-        auto_augment=args.auto_augment,
-        interpolation=how.interpolation,
-        mean=how.mean,
-        std=how.std,
-        re_prob=args.re_prob,
-    )
-    if args.random_resized_crop is None and size <= _SMALL:
-        # As timm's own training script did for small images: its first step is the resized crop.
-        crop = RandomCrop(size, padding=args.padding or None)
-        transform.transforms[0] = Compose([Resize((size, size)), crop])
-    return transform

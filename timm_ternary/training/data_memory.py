@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from .data_epoch import SharedEpoch
+
 __all__ = ["InMemoryImages", "collate", "draw"]
 
 # Increment and multipliers of splitmix64 (Steele, Lea & Flood 2014, "Fast splittable
@@ -57,7 +59,7 @@ def draw(
     )
 
 
-class InMemoryImages(Dataset[dict[str, Tensor]]):
+class InMemoryImages(SharedEpoch, Dataset[dict[str, Tensor]]):
     """Images held as bytes; a batch is cropped, flipped and normalized in a few array operations.
 
     An item is ``{"pixel_values": float32 (C, H, W), "labels": int64 ()}``. torch's DataLoader
@@ -97,10 +99,9 @@ class InMemoryImages(Dataset[dict[str, Tensor]]):
             raise ValueError(f"got {len(images)} images but labels of shape {labels.shape}")
         if not len(mean) == len(std) == images.shape[1]:
             raise ValueError(f"mean and std must have {images.shape[1]} values, one a channel")
+        super().__init__()
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
         self.padding, self.hflip, self.seed = padding, hflip, seed
-        # Shared, so that it reaches the loader's workers where they outlive an epoch.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         border = ((0, 0), (0, 0), (padding, padding), (padding, padding))
         self._padded = np.pad(images, border) if padding else images
         # (N, C, 2·padding + 1, 2·padding + 1, H, W): every crop of every image, as a view.
@@ -113,15 +114,6 @@ class InMemoryImages(Dataset[dict[str, Tensor]]):
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    @property
-    def epoch(self) -> int:
-        """The pass over the data that is set."""
-        return int(self._epoch)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Say which pass over the data comes next, counted from 0: it selects the crops."""
-        self._epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         batch = self.__getitems__([range(len(self))[index]])

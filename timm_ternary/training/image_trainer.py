@@ -16,8 +16,9 @@ from transformers.trainer_pt_utils import LabelSmoother
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from . import monitor
-from .callbacks import ConsoleProgress, SetEpoch
+from .callbacks import ConsoleProgress, SetEpoch, SkipSeen
 from .checks import check_ended, check_finite_model, check_share
+from .data_stream import StreamedImages
 from .distill import TEACHER_LOGITS, Teacher, class_count, distillation_loss, load_teacher
 from .ema import EmaCallback
 from .mix import Mixer
@@ -91,6 +92,8 @@ class ImageTrainer(Trainer):
                 self.add_callback(ConsoleProgress(bar=not args.disable_tqdm))
         if hasattr(self.train_dataset, "set_epoch"):
             self.add_callback(SetEpoch(self.train_dataset))
+        if isinstance(self.train_dataset, StreamedImages):
+            self.add_callback(SkipSeen(self.train_dataset))
         self._accuracy = monitor.Accuracy()
         self._counting = False
         self._teacher = self._ema = self._mixer = None
@@ -138,6 +141,14 @@ class ImageTrainer(Trainer):
                 drop_last=args.dataloader_drop_last,
             )
         return super().set_initial_training_values(args, dataloader)
+
+    def _get_dataloader(
+        self, dataset: Any, description: str, batch_size: int, *rest: Any, **options: Any
+    ) -> Any:
+        """As the Trainer's; a stream learns the batch by which the loader's workers take turns."""
+        if isinstance(dataset, StreamedImages):
+            dataset.batch_size = batch_size
+        return super()._get_dataloader(dataset, description, batch_size, *rest, **options)
 
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, *args: Any, **kwargs: Any
