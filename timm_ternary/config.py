@@ -53,7 +53,9 @@ class TernaryConfig:
                 f"options must be a mapping, e.g. {{'init_factor': 0.1}}, got {self.options!r}"
             )
         object.__setattr__(self, "exclude", tuple(exclude))
-        object.__setattr__(self, "options", dict(self.options))
+        # Lists, as JSON and YAML give them: a tuple means the same and must compare equal.
+        options = {k: list(v) if isinstance(v, tuple) else v for k, v in self.options.items()}
+        object.__setattr__(self, "options", options)
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dict that JSON and YAML can hold."""

@@ -136,7 +136,7 @@ def test_stats_grad_adds_the_derivative_of_the_scale_through_the_moments(thresho
     weight, upstream = draw(3, 8).requires_grad_(), draw(3, 8, seed=1)
     quantizer = at(weight, threshold, stats_grad=True)
     codes = quantizer.encode(weight).codes[0].double()
-    scale = quantizer.quantize(quantizer.rows(weight)).pos.sum()
+    scale = quantizer.quantize_bases(quantizer.rows(weight))[0].pos.sum()
     (through_scale,) = torch.autograd.grad(scale, weight)
     quantizer(weight).backward(upstream)
     expected = upstream + (upstream * codes).sum() * through_scale
@@ -152,7 +152,7 @@ def test_stats_grad_adds_the_derivative_of_the_scale_through_the_moments(thresho
 
 def test_by_default_no_gradient_flows_through_the_moments():
     weight = draw(3, 8).requires_grad_()
-    scale = at(weight, 0.2).quantize(weight.view(1, -1)).pos
+    scale = at(weight, 0.2).quantize_bases(weight.view(1, -1))[0].pos
     assert torch.autograd.grad(scale.sum(), weight, allow_unused=True) == (None,)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from ..code import TernaryCode
 from .base import Quantized, Quantizer, register, row_sum
 
 __all__ = ["TGA", "inverse_mills"]
+
+_MAX_BASES = 8  # as abcnet's; the papers go up to 4 and 5
 
 
 class _InverseMills(torch.autograd.Function):
@@ -72,36 +75,43 @@ class TGA(Quantizer):
 
     name = "tga"
     update = "alternate"
+    has_thresholds = True
 
     def __init__(
         self,
         weight: Tensor,
         *,
         granularity: str | None = None,
-        init_factor: float = 0.1,
+        init_factor: float | Sequence[float] = 0.1,
         gradient_correctness: bool = True,
         stats_grad: bool = False,
     ) -> None:
         super().__init__(weight, granularity=granularity)
-        if not (isinstance(init_factor, (int, float)) and 0 <= init_factor < math.inf):
+        factors = list(init_factor) if isinstance(init_factor, Sequence) else [init_factor]
+        numbers = all(isinstance(f, (int, float)) and 0 <= f < math.inf for f in factors)
+        if not numbers or not 1 <= len(factors) <= _MAX_BASES:
             raise ValueError(
-                f"init_factor must be a finite number >= 0, e.g. 0.1; got {init_factor!r}"
+                f"init_factor must be a finite number >= 0, e.g. 0.1, or a list of 1 to "
+                f"{_MAX_BASES}, e.g. [0.05, 0.1]; got {init_factor!r}"
             )
         flags = {"gradient_correctness": gradient_correctness, "stats_grad": stats_grad}
         for key, flag in flags.items():
             if not isinstance(flag, bool):
                 raise ValueError(f"{key} must be true or false, got {flag!r}")
-        self.init_factor = float(init_factor)
+        self._factors = [float(factor) for factor in factors]
+        self.bases = len(factors)
+        self.init_factor = self._factors if isinstance(init_factor, Sequence) else self._factors[0]
         self.gradient_correctness = gradient_correctness
         self.stats_grad = stats_grad
-        self.threshold = nn.Parameter(self.rows(weight).new_zeros(self.groups))
+        self.threshold = nn.Parameter(self.rows(weight).new_zeros(self.bases * self.groups))
         self.reset(weight)
 
     @torch.no_grad()
     def reset(self, weight: Tensor) -> None:
         """threshold = init_factor * max|w|."""
         if weight.numel():
-            self.threshold.copy_(self.init_factor * self.rows(weight).abs().amax(1))
+            largest = self.rows(weight).abs().amax(1)
+            self.threshold.copy_(torch.cat([factor * largest for factor in self._factors]))
 
     def _moments(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean, standard deviation (1 where flat) and "all weights are equal", ``(groups, 1)``."""
@@ -122,18 +132,23 @@ class TGA(Quantizer):
         clipped = torch.where(size < 3 * std, size, 3 * std)
         return mean + std * inverse_mills(clipped / std), clipped
 
-    def quantize(self, rows: Tensor) -> Quantized:
-        """Equations 9 to 11; see the class."""
+    def quantize_bases(self, rows: Tensor) -> Sequence[Quantized]:
+        """Equations 9 to 11 for each threshold; see the class."""
         with torch.set_grad_enabled(self.stats_grad and torch.is_grad_enabled()):
             mean, std, flat = self._moments(rows)
-        scale, clipped = self._scale(self.threshold.view(-1, 1), mean, std)
-        scale = torch.where(flat, rows[:, :1].detach().abs().to(scale.dtype), scale).to(rows.dtype)
-        with torch.no_grad():
+        equal = rows[:, :1].detach().abs()
+        found = []
+        for threshold in self.threshold.view(self.bases, -1, 1):
+            scale, clipped = self._scale(threshold, mean, std)
+            scale = torch.where(flat, equal.to(scale.dtype), scale).to(rows.dtype)
             high = (mean + clipped).masked_fill(flat, 0).to(rows.dtype)
             low = (mean - clipped).masked_fill(flat, 0).to(rows.dtype)
-            codes = (rows > high).to(rows.dtype) - (rows < low).to(rows.dtype)
-        slopes = None if self.gradient_correctness else (scale.detach(),) * 3
-        return Quantized(codes, scale, slopes=slopes)
+            with torch.no_grad():
+                codes = (rows > high).to(rows.dtype) - (rows < low).to(rows.dtype)
+            slopes = None if self.gradient_correctness else (scale.detach(),) * 3
+            found.append(Quantized(codes, scale, slopes=slopes, thresholds=(high, low)))
+            equal = torch.zeros_like(equal)  # the first base holds all of a flat group
+        return found
 
     @torch.no_grad()
     def restore(self, code: TernaryCode) -> Tensor:
