@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..code import TernaryCode
 from ..config import GRANULARITIES, TernaryConfig
 from ..errors import unknown
-from .soft import soft_staircase
+from .soft import soft_staircase, spread
 
 __all__ = [
     "Quantized",
@@ -217,15 +217,20 @@ class Quantizer(nn.Module):
         if weight.numel() == 0:
             return weight
         rows = self.rows(weight)
-        bases = [self._values(rows, base) for base in self.quantize_bases(rows)]
+        found = self.quantize_bases(rows)
+        soft = self.training and self._temperature is not None
+        bases = self._soften(rows, found) if soft else [scale_codes(rows, base) for base in found]
         return reduce(torch.add, bases).view(weight.shape).to(weight.dtype)
 
-    def _values(self, rows: Tensor, base: Quantized) -> Tensor:
-        """One base's values: hard, or soft in training while a temperature is set."""
-        if not self.training or self._temperature is None or base.thresholds is None:
-            return scale_codes(rows, base)
-        neg = base.pos if base.neg is None else base.neg
-        return soft_staircase(rows, base.thresholds, base.pos, neg, self._temperature)
+    def _soften(self, rows: Tensor, bases: Sequence[Quantized]) -> list[Tensor]:
+        """Values of the bases on the soft staircase, each ``(groups, n)``."""
+        assert self._temperature is not None
+        slope = self._temperature / spread(rows)
+        return [
+            soft_staircase(rows, b.thresholds, b.pos, b.pos if b.neg is None else b.neg, slope)
+            for b in bases
+            if b.thresholds is not None
+        ]
 
     @torch.no_grad()
     def encode(self, weight: Tensor) -> TernaryCode:

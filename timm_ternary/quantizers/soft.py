@@ -5,36 +5,43 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["soft_staircase"]
+__all__ = ["soft_staircase", "spread"]
 
 
 def soft_staircase(
-    rows: Tensor, thresholds: tuple[Tensor, Tensor], pos: Tensor, neg: Tensor, temperature: Tensor
+    rows: Tensor, thresholds: tuple[Tensor, Tensor], pos: Tensor, neg: Tensor, slope: Tensor
 ) -> Tensor:
-    """The staircase of a ternary method with sigmoids for steps; differentiable in all but u.
+    """The staircase of a ternary method with sigmoids for steps; differentiable in all arguments.
 
-    Quantization Networks, equations 5 and 6 of Yang et al. (2019), for three values::
+    The quantization function of Quantization Networks (Yang et al., 2019), for three values::
 
-        q = pos * s(T (w - high) / u) - neg * s(T (low - w) / u),   s(x) = 1 / (1 + exp(-x))
+        q = pos * s(b (w - high)) - neg * s(b (low - w)),   s(x) = 1 / (1 + exp(-x))
 
-    u is the group's standard deviation (divided by n), a constant, so that T means the same in
-    all layers; where it is 0, the weights' common magnitude. As T grows, q tends to
-    ``pos [w > high] - neg [w < low]``, but for weights that equal a threshold.
+    As b grows, q tends to ``pos [w > high] - neg [w < low]``, but for weights that equal a
+    threshold.
 
     Args:
         rows: Latent weights, ``(groups, n)``.
         thresholds: ``(high, low)``, each ``(groups, 1)``.
         pos: Scale of +, ``(groups, 1)``.
         neg: Scale of -, ``(groups, 1)``.
-        temperature: T > 0, a scalar.
+        slope: b > 0, ``(groups, 1)``.
 
     Returns:
         ``(groups, n)``.
     """
     high, low = thresholds
-    with torch.no_grad():
-        unit = (rows - rows.mean(1, keepdim=True)).square().mean(1, keepdim=True).sqrt()
-        unit = torch.where(unit > 0, unit, rows[:, :1].abs())
-        slope = temperature / torch.where(unit > 0, unit, torch.ones_like(unit))
     plus, minus = torch.sigmoid(slope * (rows - high)), torch.sigmoid(slope * (low - rows))
     return pos * plus - neg * minus
+
+
+@torch.no_grad()
+def spread(rows: Tensor) -> Tensor:
+    """The unit in which a temperature means the same in all layers: ``(groups, 1)`` of the rows.
+
+    The standard deviation, divided by n; of equal weights their magnitude, of zeros 1.
+    """
+    centred = rows - rows.mean(1, keepdim=True)
+    unit = centred.square().mean(1, keepdim=True).sqrt()
+    unit = torch.where(unit > 0, unit, rows[:, :1].abs())
+    return torch.where(unit > 0, unit, torch.ones_like(unit))
