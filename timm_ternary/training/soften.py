@@ -8,7 +8,7 @@ from transformers import TrainerCallback
 
 __all__ = ["SOFT_TEMPERATURE", "SoftStart", "soft_temperature_at"]
 
-SOFT_TEMPERATURE = (5.0, 50.0)
+SOFT_TEMPERATURE = (10.0, 100.0)
 """First and last temperature unless `soft_temperature` says otherwise."""
 
 

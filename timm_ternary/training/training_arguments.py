@@ -69,7 +69,7 @@ class TernaryTrainingArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "Of the soft staircase, in the first and the last of its steps, with geometric "
-            "growth: the sigmoids' slope in units of the layer's standard deviation (unset: 5 50)."
+            "growth: the sigmoids' slope in units of the layer's standard deviation (unset: 10 100)."
         },
     )
     # The weights' optimizer
@@ -190,7 +190,7 @@ class TernaryTrainingArguments(TrainingArguments):
         numbers = pair and all(isinstance(t, (int, float)) for t in found)
         if not numbers or not 0 < found[0] <= found[1] < math.inf:
             raise ValueError(
-                f"soft_temperature must be two finite numbers, 0 < first <= last, e.g. 5 50; got "
+                f"soft_temperature must be two finite numbers, 0 < first <= last, e.g. 10 100; got "
                 f"{found!r}"
             )
 
