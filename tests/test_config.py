@@ -44,6 +44,17 @@ def test_it_keeps_its_own_copy_of_the_options():
     assert config.options == {"sparsity": 0.5}
 
 
+def test_lists_and_tuples_of_options_are_the_same_and_its_own():
+    factors = [0.05, 0.1]
+    config = TernaryConfig(options={"init_factor": factors})
+    assert config == TernaryConfig(options={"init_factor": (0.05, 0.1)})
+    assert TernaryConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    hash(config)
+    factors.append(0.2)
+    config.to_dict()["options"]["init_factor"].append(0.3)
+    assert config.options == {"init_factor": [0.05, 0.1]}
+
+
 def test_frozen_hashable_comparable():
     config = TernaryConfig.from_dict(FULL)
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -23,7 +23,8 @@ HEAVY = (
 LAYERS = (
     {"errors", "files", "images", "tables", "version"},
     {"code", "config"},
-    {"packing", "quantizers.base"},
+    {"packing", "quantizers.soft"},
+    {"quantizers.base"},
     {"code_tensors"},
     {f"quantizers.{name}" for name in quantizers.names()},
     {"quantizers"},

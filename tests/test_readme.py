@@ -50,6 +50,11 @@ def test_methods_and_options() -> None:
             assert f"`{option}={default}`" in rows[name] or f"`{option}=r`" in rows[name]
 
 
+def test_methods_with_thresholds() -> None:
+    names = [name for name in quantizers.names() if quantizers.get(name).has_thresholds]
+    assert f"For methods with thresholds: {', '.join(names)}.\n" in TEXT
+
+
 def test_encodings() -> None:
     assert all(f"| `{encoding}`" in TEXT for encoding in packing.ENCODINGS)
 

@@ -53,7 +53,7 @@ class TernaryConfig:
                 f"options must be a mapping, e.g. {{'init_factor': 0.1}}, got {self.options!r}"
             )
         object.__setattr__(self, "exclude", tuple(exclude))
-        object.__setattr__(self, "options", dict(self.options))
+        object.__setattr__(self, "options", _plain(self.options))
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dict that JSON and YAML can hold."""
@@ -61,7 +61,7 @@ class TernaryConfig:
             "method": self.method,
             "granularity": self.granularity,
             "exclude": list(self.exclude),
-            "options": dict(self.options),
+            "options": _plain(self.options),
         }
 
     @classmethod
@@ -99,3 +99,8 @@ class TernaryConfig:
             f"ternary must be a method's name, a dict or a TernaryConfig, "
             f"got {type(value).__name__}"
         )
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy with lists for tuples, as JSON and YAML give them: equal ones must compare equal."""
+    return {k: list(v) if isinstance(v, (list, tuple)) else v for k, v in options.items()}

@@ -12,9 +12,10 @@ from timm.models._registry import _model_to_module
 from torch import Tensor, nn
 
 import timm_ternary  # noqa: F401  (registers the models)
+from timm_ternary import quantizers
 from timm_ternary.checkpoint import save_packed
 from timm_ternary.convert import quantizers_of, ternary_layers
-from timm_ternary.layers import PackedWeight
+from timm_ternary.layers import PackedWeight, latent_weight
 
 # Constructor arguments that make a model small where timm's smallest of the family is not.
 _VIT = dict(embed_dim=96, depth=2, num_heads=3)
@@ -30,6 +31,14 @@ SHRUNK: dict[str, dict[str, Any]] = {
     "samvit_base_patch16_224": _VIT,
     "swin_tiny_patch4_window7_224": _SWIN,
     "swinv2_tiny_window8_256": _SWIN,
+}
+# With the methods: depthwise, grouped and weight-standardized layers, and read but never called.
+ODD = """
+test_byobnet test_resnet test_vit test_efficientnet test_nfnet beit_base_patch16_224
+""".split()
+METHODS: dict[str, Any] = {
+    **{name: name for name in quantizers.names() if name != "tga"},  # tga: all of FAST
+    "tga of two bases": {"method": "tga", "options": {"init_factor": [0.05, 0.2]}},
 }
 FAST = """
 test_byobnet test_convnext test_convnext2 test_convnext3 test_efficientnet test_efficientnet_evos
@@ -72,22 +81,26 @@ def _decoded(model: nn.Module) -> dict[str, Tensor]:
     return state | {f"{name}.weight": layer.weight.detach() for name, layer in layers.items()}
 
 
-def _check(base: str, directory: Path) -> None:
+def _check(base: str, directory: Path, ternary: Any = None) -> None:
     kwargs = SHRUNK.get(base, {})
     torch.manual_seed(0)
-    model = timm.create_model(f"{base}_tern", num_classes=10, **kwargs)
+    model = timm.create_model(f"{base}_tern", num_classes=10, ternary=ternary, **kwargs)
     layers = ternary_layers(model)
     hosts = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
     assert len(layers) == sum(isinstance(module, hosts) for module in model.modules())
+    found = quantizers_of(model)
     for name, layer in layers.items():
-        assert len(layer.weight.unique()) <= 3, name
+        quantizer = found[name]
+        # In evaluation mode: admm trains in float.
+        rows = quantizer.eval()(latent_weight(layer)).view(quantizer.groups, -1)
+        assert max(len(row.unique()) for row in rows) <= 3**quantizer.bases, name
 
     images = _input(model)
     output = model.train()(images)
     logits = output if isinstance(output, Tensor) else sum(output)  # distilled models return two
     logits.square().sum().backward()
-    for name, quantizer in quantizers_of(model).items():
-        latent = model.get_submodule(name).parametrizations.weight.original
+    for name, quantizer in found.items():
+        latent = latent_weight(model.get_submodule(name))
         for parameter in (latent, *quantizer.parameters()):
             assert parameter.grad is not None, f"{name}: no gradient: its weight is not used"
             assert torch.isfinite(parameter.grad).all(), name
@@ -113,6 +126,12 @@ def _check(base: str, directory: Path) -> None:
 @pytest.mark.parametrize("base", FAST)
 def test_contract(base: str, tmp_path: Path) -> None:
     _check(base, tmp_path)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("base", ODD)
+def test_contract_of_every_method(base: str, method: str, tmp_path: Path) -> None:
+    _check(base, tmp_path, METHODS[method])
 
 
 @pytest.mark.slow

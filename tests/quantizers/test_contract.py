@@ -21,13 +21,15 @@ SHAPES = {
     "conv3d": (3, 2, 2, 2, 2),
 }
 METHODS = quantizers.names()
+TWO_BASES = "tga of two bases"
+CASES = {name: (name, {}) for name in METHODS} | {TWO_BASES: ("tga", {"init_factor": [0.05, 0.2]})}
 OPTIONS = {
     "ttq": [{}, {"sparsity": 0.5}],
-    "tga": [{}, {"init_factor": 0.5}],
+    "tga": [{}, {"init_factor": 0.5}, {"init_factor": [0.1]}, {"init_factor": [0.4, 0.1, 0.1]}],
     "rel": [{"expansions": k} for k in (1, 2, 3, 4)],
     "abcnet": [{"bases": k} for k in (1, 2, 3, 5)],
 }
-every_method = pytest.mark.parametrize("method", METHODS)
+every_method = pytest.mark.parametrize("method", CASES)
 every_granularity = pytest.mark.parametrize("granularity", ["layer", "channel"])
 every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 
@@ -39,7 +41,9 @@ def draw(shape, seed=0, dtype=torch.float32):
 
 def make(method, weight, granularity="layer", **options):
     """In evaluation mode: some methods train on other weights than their ternary ones."""
-    return quantizers.create(TernaryConfig(method, granularity, options=options), weight).eval()
+    name, own = CASES[method]
+    config = TernaryConfig(name, granularity, options=own | options)
+    return quantizers.create(config, weight).eval()
 
 
 def moved(quantizer, seed=1):
@@ -118,7 +122,7 @@ def test_parameters_have_one_entry_a_group_and_all_get_a_gradient(method, granul
     (quantizer(weight) * draw((6, 4, 3, 3), seed=1)).sum().backward()
     assert torch.isfinite(weight.grad).all() and torch.count_nonzero(weight.grad) > 0
     for parameter in quantizer.parameters():
-        assert parameter.shape == (quantizer.groups,)
+        assert parameter.shape == (quantizer.bases * quantizer.groups,)
         assert torch.isfinite(parameter.grad).all() and torch.count_nonzero(parameter.grad) > 0
 
 
@@ -136,7 +140,7 @@ def test_a_restored_weight_has_the_same_code(method, granularity, shape):
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_weight_survives_encode_and_restore(data):
-    method = data.draw(st.sampled_from(METHODS))
+    method = data.draw(st.sampled_from(list(CASES)))
     granularity = data.draw(st.sampled_from(["layer", "channel"]))
     options = data.draw(st.sampled_from(OPTIONS.get(method, [{}])))
     shape = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 12)))
@@ -163,12 +167,51 @@ def test_any_weight_survives_encode_and_restore(data):
 @every_method
 def test_a_foreign_code_restores_to_finite_parameters(method, restored_into):
     weight = draw((6, 20))
-    for other in METHODS:
+    for other in CASES:
         code = make(other, weight, "channel").encode(weight)
         quantizer = make(method, torch.zeros(6, 20), restored_into)
         restored = quantizer.restore(code)
         assert restored.shape == weight.shape
         assert torch.isfinite(quantizer(restored)).all()
+
+
+@every_shape
+@every_granularity
+@every_method
+def test_codes_are_steps_at_the_thresholds(method, granularity, shape):
+    for options in OPTIONS.get(method, [{}]):
+        for weight in (draw(shape), draw(shape).round(decimals=1), torch.zeros(shape)):
+            quantizer = moved(make(method, weight, granularity, **options))
+            rows = quantizer.rows(weight)
+            for found in quantizer.quantize_bases(rows):
+                assert (found.thresholds is not None) == quantizer.has_thresholds
+                if found.thresholds is None:
+                    continue
+                high, low = found.thresholds
+                assert high.shape == low.shape == (quantizer.groups, 1) and (high >= low).all()
+                assert torch.equal(found.codes, (rows > high).float() - (rows < low).float())
+
+
+@every_granularity
+@every_method
+def test_soft_in_training_and_hard_otherwise(method, granularity):
+    weight = draw((6, 40)).requires_grad_()
+    quantizer = make(method, weight, granularity).train()
+    if not quantizer.has_thresholds:
+        with pytest.raises(ValueError, match=f"method {method!r} has no thresholds to soften"):
+            quantizer.soften(5.0)
+        return
+    code, hard = quantizer.encode(weight), quantizer(weight)
+    quantizer.soften(5.0)
+    soft = quantizer(weight)
+    assert (soft - hard).abs().max() > 0.01
+    (soft * draw((6, 40), seed=1)).sum().backward()
+    for tensor in (weight, *quantizer.parameters()):
+        assert torch.isfinite(tensor.grad).all() and torch.count_nonzero(tensor.grad) > 0
+    assert_same_code(quantizer.encode(weight), code)
+    assert torch.equal(quantizer.eval()(weight), code.decode())
+    quantizer.train().soften(None)
+    assert torch.equal(quantizer(weight), hard)
 
 
 @every_method
@@ -272,14 +315,14 @@ def test_compiles_without_a_graph_break(method, training):
 def test_repr_names_the_method_and_its_options(method):
     quantizer = make(method, draw((6, 20)), "channel")
     shown = repr(quantizer)
-    assert method in shown and "granularity='channel'" in shown
+    assert quantizer.name in shown and "granularity='channel'" in shown
     for option in base.option_defaults(type(quantizer)):
         assert f"{option}=" in shown
 
 
 @every_method
 def test_a_weight_must_be_floating_point_with_channels(method):
-    cls = quantizers.get(method)
+    cls = quantizers.get(CASES[method][0])
     with pytest.raises(ValueError, match=r"floating point of shape .*got torch.int64"):
         cls(torch.ones(2, 2, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"got torch.float32 of shape \(\)"):

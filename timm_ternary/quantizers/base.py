@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from ..code import TernaryCode
 from ..config import GRANULARITIES, TernaryConfig
 from ..errors import unknown
+from .soft import soft_staircase, spread
 
 __all__ = [
     "Quantized",
@@ -32,12 +34,17 @@ __all__ = [
 
 
 class Quantized(NamedTuple):
-    """What a method computes for the rows of one weight, ``(groups, n)``; see `scale_codes`."""
+    """What a method computes for the rows of one weight, ``(groups, n)``; see `scale_codes`.
+
+    `thresholds` are ``(high, low)``, each ``(groups, 1)``, of the methods that have them: the code
+    is +1 above `high`, -1 below `low`, else 0. Differentiable where they are trained.
+    """
 
     codes: Tensor
     pos: Tensor
     neg: Tensor | None = None
     slopes: tuple[Tensor | float, Tensor | float, Tensor | float] | None = None
+    thresholds: tuple[Tensor, Tensor] | None = None
 
 
 class _ScaleCodes(torch.autograd.Function):
@@ -89,7 +96,7 @@ def scale_codes(rows: Tensor, quantized: Quantized) -> Tensor:
     Returns:
         Quantized rows, ``(groups, n)``.
     """
-    result: Tensor = _ScaleCodes.apply(rows, *quantized)
+    result: Tensor = _ScaleCodes.apply(rows, *quantized[:4])
     return result
 
 
@@ -128,7 +135,7 @@ class Quantizer(nn.Module):
     """Name in the registry."""
     bases: int = 1
     """Number of ternary tensors that are summed."""
-    restore_tolerance: ClassVar[float] = 0.0
+    restore_tolerance: float = 0.0
     """Largest relative error of the scales that `restore` gives back (float32; the codes are
     equal); infinity where neither codes nor scales are promised."""
     default_granularity: ClassVar[str] = "layer"
@@ -137,6 +144,10 @@ class Quantizer(nn.Module):
     """1 where both signs share one scale, 2 where they do not."""
     update: ClassVar[str] = "joint"
     """How the Trainer updates the parameters by default: ``"alternate"`` or ``"joint"``."""
+    has_thresholds: ClassVar[bool] = False
+    """Whether the codes are steps at two thresholds, which `soften` can smooth."""
+    # A tensor, so that a compiled model takes new values; no buffer: it belongs to the training.
+    _temperature: Tensor | None = None
 
     def __init__(self, weight: Tensor, *, granularity: str | None = None) -> None:
         super().__init__()
@@ -170,6 +181,30 @@ class Quantizer(nn.Module):
         """Update the method's own state from the latent weight: the Trainer calls it when an epoch
         begins, but for the first, for which `reset` prepares."""
 
+    def soften(self, temperature: float | None) -> None:
+        """From now on train on the soft staircase of `soft_staircase`, or on the hard one (None).
+
+        `encode` and evaluation mode know only the hard one.
+
+        Args:
+            temperature: T > 0, in units of the group's standard deviation.
+
+        Raises:
+            ValueError: The method has no thresholds (names those that have), or T is out of range.
+        """
+        if temperature is None:
+            self._temperature = None
+            return
+        if not self.has_thresholds:
+            allowed = ", ".join(name for name in names() if get(name).has_thresholds)
+            raise ValueError(
+                f"method {self.name!r} has no thresholds to soften: type --ternary with one of "
+                f"{allowed}, or leave soft_epochs out"
+            )
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature must be a finite number > 0, got {temperature!r}")
+        self._temperature = torch.tensor(temperature, dtype=torch.float32)
+
     def rows(self, weight: Tensor) -> Tensor:
         """`weight` as ``(groups, n)`` in float32 at least."""
         if weight.dtype in (torch.float16, torch.bfloat16):
@@ -182,8 +217,20 @@ class Quantizer(nn.Module):
         if weight.numel() == 0:
             return weight
         rows = self.rows(weight)
-        bases = [scale_codes(rows, base) for base in self.quantize_bases(rows)]
+        found = self.quantize_bases(rows)
+        soft = self.training and self._temperature is not None
+        bases = self._soften(rows, found) if soft else [scale_codes(rows, base) for base in found]
         return reduce(torch.add, bases).view(weight.shape).to(weight.dtype)
+
+    def _soften(self, rows: Tensor, bases: Sequence[Quantized]) -> list[Tensor]:
+        """Values of the bases on the soft staircase, each ``(groups, n)``."""
+        assert self._temperature is not None
+        slope = self._temperature / spread(rows)
+        return [
+            soft_staircase(rows, b.thresholds, b.pos, b.pos if b.neg is None else b.neg, slope)
+            for b in bases
+            if b.thresholds is not None
+        ]
 
     @torch.no_grad()
     def encode(self, weight: Tensor) -> TernaryCode:

@@ -29,6 +29,7 @@ class BitNet(Quantizer):
     """
 
     name = "bitnet"
+    has_thresholds = True
 
     def __init__(self, weight: Tensor, *, granularity: str | None = None) -> None:
         super().__init__(weight, granularity=granularity)
@@ -38,7 +39,8 @@ class BitNet(Quantizer):
         """The absmean rule; see the class."""
         scale = (row_sum(rows.abs()) / rows.shape[1]).to(rows.dtype)
         unit = scale.clamp(min=torch.finfo(rows.dtype).tiny)
-        return Quantized((rows / unit).round().clamp(-1, 1), scale)
+        codes = (rows / unit).round().clamp(-1, 1)
+        return Quantized(codes, scale, thresholds=(unit / 2, -unit / 2))
 
     @torch.no_grad()
     def restore(self, code: TernaryCode) -> Tensor:

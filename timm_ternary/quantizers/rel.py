@@ -39,6 +39,7 @@ class REL(Quantizer):
     """
 
     name = "rel"
+    has_thresholds = True
     restore_tolerance = 1e-6
 
     def __init__(
@@ -57,9 +58,10 @@ class REL(Quantizer):
         signs = rows.sign()
         terms = []
         for factor in _FACTORS[: self.expansions]:
-            beyond = (size > factor * largest).to(rows.dtype)
-            scale = row_sum(size * beyond) / row_sum(beyond).clamp(min=1)
-            terms.append(Quantized(beyond * signs, scale.to(rows.dtype)))
+            threshold = factor * largest
+            beyond = (size > threshold).to(rows.dtype)
+            scale = (row_sum(size * beyond) / row_sum(beyond).clamp(min=1)).to(rows.dtype)
+            terms.append(Quantized(beyond * signs, scale, thresholds=(threshold, -threshold)))
         return terms
 
     @torch.no_grad()

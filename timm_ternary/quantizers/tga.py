@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,11 @@ from ..code import TernaryCode
 from .base import Quantized, Quantizer, register, row_sum
 
 __all__ = ["TGA", "inverse_mills"]
+
+_MAX_BASES = 8  # as abcnet's; the papers go up to 4 and 5
+_NEWTON_STEPS = 8  # to the last bit for S up to its clip at 3 sigma
+# Keeps restored thresholds clear of the levels.
+_MARGIN = 2.0**-20
 
 
 class _InverseMills(torch.autograd.Function):
@@ -59,49 +65,69 @@ class TGA(Quantizer):
     ``S = |w|``. (Equation 11 taken literally would silence it for ever, and every depthwise 1x1
     channel with it.)
 
+    With several initial factors, a sum of ternary tensors of one latent weight, as `rel` (He, Gong
+    & Fan, WACV 2019), but each with its own trainable threshold and the S that follows from it::
+
+        q = sum_k S_k t_k,   dq/dw = the number of terms (gradient correctness)
+
+    `restore` then promises nothing (``restore_tolerance`` is infinite): of two terms it finds
+    weights of the same codes, and scales equal to rounding, where the distribution is bell-shaped;
+    of more terms, or in layers of a few weights, the scales may differ by some per cent.
+
     Args:
         weight: Latent weight, ``(out, ...)``.
         granularity: ``"layer"`` (the paper) or ``"channel"``.
-        init_factor: The initial threshold is ``init_factor * max|w|`` (section IV-C: 0.1).
+        init_factor: The initial threshold is ``init_factor * max|w|`` (section IV-C: 0.1); a list,
+            e.g. [0.05, 0.1]: one ternary tensor and threshold each, 1 to 8.
         gradient_correctness: False is the paper's ablation (Table I).
         stats_grad: Let gradients flow through mu and sigma too (the paper holds them constant).
 
     Raises:
-        ValueError: `init_factor` is not a finite number >= 0, or a flag is not a bool.
+        ValueError: `init_factor` is not a finite number >= 0 or a list of them, or a flag is not
+            a bool.
     """
 
     name = "tga"
     update = "alternate"
+    has_thresholds = True
 
     def __init__(
         self,
         weight: Tensor,
         *,
         granularity: str | None = None,
-        init_factor: float = 0.1,
+        init_factor: float | Sequence[float] = 0.1,
         gradient_correctness: bool = True,
         stats_grad: bool = False,
     ) -> None:
         super().__init__(weight, granularity=granularity)
-        if not (isinstance(init_factor, (int, float)) and 0 <= init_factor < math.inf):
+        factors = list(init_factor) if isinstance(init_factor, Sequence) else [init_factor]
+        numbers = all(isinstance(f, (int, float)) and 0 <= f < math.inf for f in factors)
+        if not numbers or not 1 <= len(factors) <= _MAX_BASES:
             raise ValueError(
-                f"init_factor must be a finite number >= 0, e.g. 0.1; got {init_factor!r}"
+                f"init_factor must be a finite number >= 0, e.g. 0.1, or a list of 1 to "
+                f"{_MAX_BASES}, e.g. [0.05, 0.1]; got {init_factor!r}"
             )
         flags = {"gradient_correctness": gradient_correctness, "stats_grad": stats_grad}
         for key, flag in flags.items():
             if not isinstance(flag, bool):
                 raise ValueError(f"{key} must be true or false, got {flag!r}")
-        self.init_factor = float(init_factor)
+        self._factors = [float(factor) for factor in factors]
+        self.bases = len(factors)
+        if self.bases > 1:
+            self.restore_tolerance = math.inf
+        self.init_factor = self._factors if isinstance(init_factor, Sequence) else self._factors[0]
         self.gradient_correctness = gradient_correctness
         self.stats_grad = stats_grad
-        self.threshold = nn.Parameter(self.rows(weight).new_zeros(self.groups))
+        self.threshold = nn.Parameter(self.rows(weight).new_zeros(self.bases * self.groups))
         self.reset(weight)
 
     @torch.no_grad()
     def reset(self, weight: Tensor) -> None:
         """threshold = init_factor * max|w|."""
         if weight.numel():
-            self.threshold.copy_(self.init_factor * self.rows(weight).abs().amax(1))
+            largest = self.rows(weight).abs().amax(1)
+            self.threshold.copy_(torch.cat([factor * largest for factor in self._factors]))
 
     def _moments(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean, standard deviation (1 where flat) and "all weights are equal", ``(groups, 1)``."""
@@ -122,29 +148,39 @@ class TGA(Quantizer):
         clipped = torch.where(size < 3 * std, size, 3 * std)
         return mean + std * inverse_mills(clipped / std), clipped
 
-    def quantize(self, rows: Tensor) -> Quantized:
-        """Equations 9 to 11; see the class."""
+    def quantize_bases(self, rows: Tensor) -> Sequence[Quantized]:
+        """Equations 9 to 11 for each threshold; see the class."""
         with torch.set_grad_enabled(self.stats_grad and torch.is_grad_enabled()):
             mean, std, flat = self._moments(rows)
-        scale, clipped = self._scale(self.threshold.view(-1, 1), mean, std)
-        scale = torch.where(flat, rows[:, :1].detach().abs().to(scale.dtype), scale).to(rows.dtype)
-        with torch.no_grad():
+        equal = rows[:, :1].detach().abs()
+        found = []
+        for threshold in self.threshold.view(self.bases, -1, 1):
+            scale, clipped = self._scale(threshold, mean, std)
+            scale = torch.where(flat, equal.to(scale.dtype), scale).to(rows.dtype)
             high = (mean + clipped).masked_fill(flat, 0).to(rows.dtype)
             low = (mean - clipped).masked_fill(flat, 0).to(rows.dtype)
-            codes = (rows > high).to(rows.dtype) - (rows < low).to(rows.dtype)
-        slopes = None if self.gradient_correctness else (scale.detach(),) * 3
-        return Quantized(codes, scale, slopes=slopes)
+            with torch.no_grad():
+                codes = (rows > high).to(rows.dtype) - (rows < low).to(rows.dtype)
+            slopes = None if self.gradient_correctness else (scale.detach(),) * 3
+            found.append(Quantized(codes, scale, slopes=slopes, thresholds=(high, low)))
+            equal = torch.zeros_like(equal)  # the first base holds all of a flat group
+        return found
 
     @torch.no_grad()
     def restore(self, code: TernaryCode) -> Tensor:
         """Rows of three levels around mu (0 where S > 0), and the threshold that gives back S.
 
+        (For several bases see `_restore_several`.)
+
         The levels ``mu + plus``, ``mu + middle`` and ``mu - minus`` are balanced so that their
         mean is mu: the rarer sign lies farther out; where one sign is missing, the zeros lie
         off the mean instead.
         """
-        if code.pos.shape[1] > self.groups or code.bases > 1 or code.codes.numel() == 0:
+        fits = code.bases == self.bases and code.pos.shape[1] <= self.groups
+        if not fits or code.codes.numel() == 0:
             return super().restore(code)
+        if self.bases > 1:
+            return self._restore_several(code)
         codes = self.rows(code.codes[0].to(code.pos.dtype))
         target = code.pos[0].expand(self.groups).view(-1, 1)
         levels, size, threshold, flat = self._levels(codes, target)
@@ -163,6 +199,39 @@ class TGA(Quantizer):
         # Rounding it moves S by less than half a unit in the last place: dS/dthreshold < 1, and
         # the threshold is smaller than S (or than |target|, where S <= 0).
         self.threshold.copy_(threshold.clamp(min=0).masked_fill(flat, 0).view(-1))
+        return rows.view(code.shape)
+
+    def _restore_several(self, code: TernaryCode) -> Tensor:
+        """The decoded weight times c, and the thresholds that give back the scales around it.
+
+        The larger S_k, the larger its threshold: with the scales in order, the levels of the
+        decoded weight are ``v_k = S_1 + ... + S_k``. The k-th threshold lies between the levels
+        ``c v_(k-1)`` and ``c v_k`` as long as c lies between ``S_k / (mu + sigma l(a))`` at the two
+        (mu, sigma and a those of the decoded weight); c is amid what all bases allow. Where they
+        allow nothing, the thresholds stay between the levels: the codes return, not the scales.
+        """
+        scales = code.pos.expand(self.bases, self.groups).unsqueeze(2).double()
+        ordered, order = scales.sort(0)
+        upper = ordered.cumsum(0).gather(0, order.argsort(0))
+        rows = self.rows(code.decode())
+        mean, std, flat = self._moments(rows)
+        bounds = torch.stack([upper - scales + mean.abs(), upper - mean.abs()])
+        alphas = (bounds / std).clamp(0, 3)
+        most, least = scales / (mean + std * inverse_mills(alphas))
+        factor = (most.amin(0) + least.amax(0)) / 2
+        usable = ~flat & torch.isfinite(factor) & (factor > 0)
+        factor = torch.where(usable, factor, torch.ones_like(factor))
+        rows = (factor * rows).to(rows.dtype)
+
+        mean, std, _ = self._moments(rows)
+        ratio = (scales - mean) / std
+        alpha = ratio.clamp(min=0)
+        for _ in range(_NEWTON_STEPS):  # from above, where a convex function converges
+            value = inverse_mills(alpha)
+            alpha = (alpha - (value - ratio) / (value * (value - alpha))).clamp(min=0)
+        gap = (1 - _MARGIN) * factor * bounds[1], (1 + _MARGIN) * factor * bounds[0]
+        threshold = torch.maximum(torch.minimum(std * alpha, gap[0]), gap[1])
+        self.threshold.copy_(threshold.masked_fill(~usable, 0).view(-1))
         return rows.view(code.shape)
 
     @staticmethod

@@ -45,6 +45,7 @@ class TTQ(Quantizer):
     """
 
     name = "ttq"
+    has_thresholds = True
     scale_rows = 2
 
     def __init__(
@@ -102,7 +103,8 @@ class TTQ(Quantizer):
         # A copy: DistributedDataParallel broadcasts buffers in place when its forward begins, and
         # the Trainer has read the weights by then (torch 2.11 refuses the backward pass).
         unit = self.unit.to(rows.dtype, copy=True).view(-1, 1)
-        return Quantized(codes, unit * pos, unit * neg, (pos.detach(), 1.0, neg.detach()))
+        slopes = (pos.detach(), 1.0, neg.detach())
+        return Quantized(codes, unit * pos, unit * neg, slopes, (threshold, -threshold))
 
     @torch.no_grad()
     def restore(self, code: TernaryCode) -> Tensor:

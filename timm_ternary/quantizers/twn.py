@@ -28,6 +28,7 @@ class TWN(Quantizer):
     """
 
     name = "twn"
+    has_thresholds = True
 
     def __init__(self, weight: Tensor, *, granularity: str | None = None) -> None:
         super().__init__(weight, granularity=granularity)
@@ -39,4 +40,5 @@ class TWN(Quantizer):
         threshold = (0.7 * row_sum(size) / rows.shape[1]).to(rows.dtype)
         beyond = (size > threshold).to(rows.dtype)
         scale = row_sum(size * beyond) / row_sum(beyond).clamp(min=1)
-        return Quantized(beyond * rows.sign(), scale.to(rows.dtype))
+        steps = (threshold, -threshold)
+        return Quantized(beyond * rows.sign(), scale.to(rows.dtype), thresholds=steps)

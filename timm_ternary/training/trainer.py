@@ -24,6 +24,7 @@ from .optim import (
     multi_step_schedule,
     threshold_rate,
 )
+from .soften import SOFT_TEMPERATURE, SoftStart, soft_temperature_at
 
 __all__ = ["TernaryTrainer"]
 
@@ -44,8 +45,9 @@ class TernaryTrainer(ImageTrainer):
     is refreshed when an epoch begins (``Quantizer.penalty``, ``Quantizer.refresh``).
 
     Evaluation reports ``eval_accuracy`` (top-1) unless `compute_metrics` is given. A training log
-    holds loss, accuracy, threshold_learning_rate, threshold_grad_norm (alternate), zeros, and for
-    every layer ``zeros/<layer>`` and ``<parameter>/<layer>``, as they are after the step.
+    holds loss, accuracy, threshold_learning_rate, threshold_grad_norm (alternate),
+    soft_temperature (during `soft_epochs`), zeros, and for every layer ``zeros/<layer>`` and
+    ``<parameter>/<layer>``, as they are after the step.
 
     Args:
         model: See above.
@@ -71,6 +73,8 @@ class TernaryTrainer(ImageTrainer):
         self._batches = 1
         self._penalized = False
         self.add_callback(RefreshQuantizers(self))
+        if self.args.soft_epochs:
+            self.add_callback(SoftStart(self))
         self._step_logs: dict[str, float] = {}
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -86,6 +90,8 @@ class TernaryTrainer(ImageTrainer):
             # The alternate update switched them off; the model goes back as it came.
             for parameter in self._thresholds.values():
                 parameter.requires_grad_(True)
+            for quantizer in self._quantizers.values():
+                quantizer.soften(None)
             self._group = None
 
     # Optimizer and schedule
@@ -153,13 +159,15 @@ class TernaryTrainer(ImageTrainer):
         """As the Trainer's; remembers the optimizer steps of an epoch.
 
         Raises:
-            ValueError: `lr_milestones` count epochs of a data set without a length.
+            ValueError: `lr_milestones` or `soft_epochs` count epochs of a data set without a
+                length.
         """
-        if self.args.lr_milestones is not None and not hasattr(self.train_dataset, "__len__"):
-            raise ValueError(
-                "lr_milestones count epochs, and this data set has no length: leave lr_milestones "
-                "out, or use a data set with a length"
-            )
+        for name in ("lr_milestones", "soft_epochs"):
+            if getattr(self.args, name) and not hasattr(self.train_dataset, "__len__"):
+                raise ValueError(
+                    f"{name} count epochs, and this data set has no length: leave {name} out, or "
+                    "use a data set with a length"
+                )
         values = super().set_initial_training_values(args, dataloader)
         self._steps_per_epoch = values[1]
         return values
@@ -231,6 +239,23 @@ class TernaryTrainer(ImageTrainer):
         )
         found = [penalty for penalty in each if penalty is not None]
         return torch.stack(found).sum() if found else None
+
+    def soften(self, step: int) -> None:
+        """Set the temperature of optimizer step `step` in all layers, or end the soft start.
+
+        Raises:
+            ValueError: The model is not ternary, or its method has no thresholds.
+        """
+        if not self._quantizers:
+            raise ValueError("soft_epochs is for ternary models, this one is float: leave it out")
+        steps = round(self.args.soft_epochs * self._steps_per_epoch)
+        start, end = self.args.soft_temperature or SOFT_TEMPERATURE
+        temperature = soft_temperature_at(step, steps, start, end)
+        for quantizer in self._quantizers.values():
+            quantizer.soften(temperature)
+        self._step_logs.pop("soft_temperature", None)
+        if temperature is not None:
+            self._step_logs["soft_temperature"] = temperature
 
     def refresh_quantizers(self) -> None:
         """Let every layer's method update its state from the latent weight."""

@@ -58,6 +58,20 @@ class TernaryTrainingArguments(TrainingArguments):
         default=1,
         metadata={"help": "Alternate update: update the thresholds at every k-th optimizer step."},
     )
+    soft_epochs: float = field(
+        default=0.0,
+        metadata={
+            "help": "The first N epochs train on a soft staircase (Quantization Networks, Yang et "
+            "al. 2019), for methods with thresholds; from then on exactly the hard one (0: none)."
+        },
+    )
+    soft_temperature: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Of the soft staircase, in the first and the last of its steps, with geometric "
+            "growth: the sigmoids' slope in units of the layer's standard deviation (unset: 10 100)."
+        },
+    )
     # The weights' optimizer
     optimizer: str | None = field(
         default=None,
@@ -133,6 +147,7 @@ class TernaryTrainingArguments(TrainingArguments):
             ValueError: See the class.
         """
         self._check_thresholds()
+        self._check_soft()
         self._check_optimizer()
         self._check_schedule()
         self._check_distillation()
@@ -157,6 +172,30 @@ class TernaryTrainingArguments(TrainingArguments):
             )
         if self.update == "joint":
             self.check_joint()
+
+    def _check_soft(self) -> None:
+        self._check_numbers("soft_epochs")
+        if not self.soft_epochs:
+            if self.soft_temperature is not None:
+                raise ValueError(
+                    "soft_temperature is for a soft start: type --soft_epochs N, or leave it out"
+                )
+            return
+        if self.max_steps <= 0 and self.soft_epochs > self.num_train_epochs:
+            raise ValueError(
+                f"soft_epochs must be at most num_train_epochs={self.num_train_epochs!r}, got "
+                f"{self.soft_epochs!r}"
+            )
+        if self.soft_temperature is None:
+            return
+        found = self.soft_temperature
+        pair = isinstance(found, (list, tuple)) and len(found) == 2
+        numbers = pair and all(isinstance(t, (int, float)) for t in found)
+        if not numbers or not 0 < found[0] <= found[1] < math.inf:
+            raise ValueError(
+                f"soft_temperature must be two finite numbers, 0 < first <= last, e.g. 10 100; got "
+                f"{found!r}"
+            )
 
     def check_joint(self) -> None:
         """Refuse what only the alternate update can do.
