@@ -69,7 +69,7 @@ class TernaryTrainingArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "Of the soft staircase, in the first and the last of its steps, with geometric "
-            "growth: the sigmoids' slope in units of the layer's standard deviation (unset: 10 100)."
+            "growth: the sigmoids' slope per standard deviation of the layer (unset: 10 100)."
         },
     )
     # The weights' optimizer
