@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import inspect
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
-from transformers import PrinterCallback, ProgressCallback, Trainer
+from transformers import PrinterCallback, ProgressCallback
 from transformers.trainer_pt_utils import LabelSmoother
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput
 
 from . import monitor
 from .callbacks import ConsoleProgress, SetEpoch
-from .checks import check_ended, check_finite_model, check_share
+from .checked_trainer import CheckedTrainer
 from .distill import TEACHER_LOGITS, Teacher, class_count, distillation_loss, load_teacher
 from .ema import EmaCallback
 from .mix import Mixer
@@ -26,7 +25,7 @@ from .training_arguments import TernaryTrainingArguments
 __all__ = ["ImageTrainer"]
 
 
-class ImageTrainer(Trainer):
+class ImageTrainer(CheckedTrainer):
     """Loss, evaluation and accuracy of image classifiers; `TernaryTrainer` adds ternary training.
 
     With a `teacher` the training loss is a·L + (1 - a)·T²·KL(teacher ‖ student), L the loss
@@ -94,8 +93,6 @@ class ImageTrainer(Trainer):
         self._accuracy = monitor.Accuracy()
         self._counting = False
         self._teacher = self._ema = self._mixer = None
-        self._iterator: Any = None
-        self._last_good: str | None = None
         self._extend()
 
     def _extend(self) -> None:
@@ -122,51 +119,9 @@ class ImageTrainer(Trainer):
                 mixup=args.mixup, cutmix=args.cutmix, classes=classes, seed=args.seed
             )
 
-    def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
-        """As the Trainer's.
-
-        Raises:
-            ValueError: There is no image for every process.
-        """
-        if hasattr(self.train_dataset, "__len__"):
-            config = self.accelerator.dataloader_config
-            check_share(
-                len(self.train_dataset),
-                self._train_batch_size,
-                self.accelerator.num_processes,
-                split=bool(config.split_batches),
-                drop_last=args.dataloader_drop_last,
-            )
-        return super().set_initial_training_values(args, dataloader)
-
-    def get_batch_samples(
-        self, epoch_iterator: Any, num_batches: int, *args: Any, **kwargs: Any
-    ) -> Any:
-        """As the Trainer's; the batches are mixed, and carry what the teacher says of them.
-
-        Raises:
-            ValueError: The data end early; a parameter is not finite (names it).
-        """
-        if self.args.logging_nan_inf_filter:
-            # A threshold that is NaN makes zeros of its weights, and the loss looks well. The
-            # Trainer waits for the device once a step too, unless that field tells it not to.
-            self._check_model()
-        try:
-            batches, count = super().get_batch_samples(epoch_iterator, num_batches, *args, **kwargs)
-        except ValueError as error:
-            if "not contain any data" not in str(error):  # accelerate's, for an empty stream
-                raise
-            batches, count = [], None
-        fresh, self._iterator = epoch_iterator is not self._iterator, epoch_iterator
-        sized = hasattr(self.train_dataset, "__len__")
-        check_ended(
-            self.state,
-            len(batches),
-            num_batches,
-            sized=sized,
-            fresh=fresh,
-            checkpoint=self._last_good,
-        )
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """As CheckedTrainer's; the batches are mixed, and carry what the teacher says of them."""
+        batches, count = super().get_batch_samples(*args, **kwargs)
         mixed = [self._mixed(batch, index) for index, batch in enumerate(batches)]
         return [self._taught(batch) for batch in mixed], count
 
@@ -192,20 +147,6 @@ class ImageTrainer(Trainer):
         finally:
             self._counting = False
         return loss
-
-    def _check_model(self) -> None:
-        check_finite_model(self.model, self.state.global_step, self._last_good)
-
-    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """As the Trainer's; a model that is not finite is not written, nor a good one deleted.
-
-        Raises:
-            ValueError: A parameter is not finite (names it).
-        """
-        self._check_model()
-        super()._save_checkpoint(*args, **kwargs)
-        folder = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        self._last_good = str(Path(str(self.args.output_dir)) / folder)
 
     def compute_loss(
         self,
@@ -310,7 +251,6 @@ class ImageTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """As the Trainer's, and the average."""
-        self._last_good = str(resume_from_checkpoint)
         if self._ema is not None:
             self._ema.resume_from(resume_from_checkpoint)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
