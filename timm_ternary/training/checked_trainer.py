@@ -8,6 +8,7 @@ from typing import Any
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..errors import unknown
 from .checks import check_ended, check_finite_model, check_share
 
 __all__ = ["CheckedTrainer"]
@@ -86,6 +87,19 @@ class CheckedTrainer(Trainer):
         super()._save_checkpoint(*args, **kwargs)
         folder = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         self._last_good = str(Path(str(self.args.output_dir)) / folder)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """As the Trainer's.
+
+        Raises:
+            ValueError: The evaluation does not report `metric_for_best_model`.
+        """
+        wanted = self.args.metric_for_best_model
+        if wanted is not None and f"eval_{wanted.removeprefix('eval_')}" not in metrics:
+            names = (name.removeprefix("eval_") for name in metrics if name.startswith("eval_"))
+            raise ValueError(unknown("metric_for_best_model", wanted, sorted(names)))
+        better: bool = super()._determine_best_metric(metrics=metrics, trial=trial)
+        return better
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """As the Trainer's; names the checkpoint in later errors."""

@@ -15,7 +15,7 @@ from transformers.trainer_pt_utils import LabelSmoother
 from transformers.trainer_utils import EvalLoopOutput
 
 from . import monitor
-from .callbacks import ConsoleProgress, SetEpoch
+from .callbacks import ConsoleProgress, EarlyStopping, SetEpoch
 from .checked_trainer import CheckedTrainer
 from .distill import TEACHER_LOGITS, Teacher, class_count, distillation_loss, load_teacher
 from .ema import EmaCallback
@@ -108,6 +108,10 @@ class ImageTrainer(CheckedTrainer):
                 )
             self._ema = EmaCallback(args.ema_decay)
             self.add_callback(self._ema)
+        if args.early_stopping_patience is not None:
+            self.add_callback(
+                EarlyStopping(args.early_stopping_patience, args.early_stopping_threshold)
+            )
         if args.mixup or args.cutmix:
             classes = class_count(self.model)
             if classes is None or not self._plain:
