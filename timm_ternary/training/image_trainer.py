@@ -17,6 +17,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from . import monitor
 from .callbacks import ConsoleProgress, EarlyStopping, SetEpoch
 from .checked_trainer import CheckedTrainer
+from .checkpointing import recomputed
 from .distill import TEACHER_LOGITS, Teacher, class_count, distillation_loss, load_teacher
 from .ema import EmaCallback
 from .mix import Mixer
@@ -122,6 +123,17 @@ class ImageTrainer(CheckedTrainer):
             self._mixer = Mixer(
                 mixup=args.mixup, cutmix=args.cutmix, classes=classes, seed=args.seed
             )
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's; `gradient_checkpointing` works for models of timm too.
+
+        Raises:
+            ValueError: The model of timm does not know gradient checkpointing.
+        """
+        if not (self._plain and self.args.gradient_checkpointing):
+            return super().train(*args, **kwargs)
+        with recomputed(self.model, self.args.gradient_checkpointing_kwargs):
+            return super().train(*args, **kwargs)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """As CheckedTrainer's; the batches are mixed, and carry what the teacher says of them."""
