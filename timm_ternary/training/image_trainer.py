@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from contextlib import nullcontext
 from typing import Any
 
@@ -99,6 +100,12 @@ class ImageTrainer(CheckedTrainer):
     def _extend(self) -> None:
         """Make what the arguments ask for beside the stock training."""
         args = self.args
+        asked = args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+        if asked and args.world_size > 1 and not self.is_fsdp_enabled:
+            raise ValueError(
+                "FSDP is asked for, and accelerate trains without it on the CPU: use GPUs, or "
+                "leave fsdp and --use_fsdp out"
+            )
         if args.teacher is not None:
             self._teacher = load_teacher(args.teacher, self.model, args.device)
         if args.ema_decay is not None:
