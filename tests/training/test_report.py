@@ -1,4 +1,4 @@
-"""What trackers get: --report_to tensorboard and trackio, without a network."""
+"""What a tracker gets: --report_to tensorboard."""
 
 from __future__ import annotations
 
@@ -51,15 +51,3 @@ def test_nothing_is_reported_unless_asked(tmp_path: Path) -> None:
     assert run.args.report_to == []
     run.train()
     assert not list(tmp_path.rglob("*tfevents*"))
-
-
-def test_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A real reason to skip: it pins pillow below 13 and brings a web server, too much for `test`.
-    trackio = pytest.importorskip("trackio")
-    monkeypatch.setattr("trackio.utils.TRACKIO_DIR", tmp_path / "trackio", raising=False)
-    run = trainer(tmp_path, report_to=["trackio"], run_name="run", project="tests", **EACH_STEP)
-    run.train()
-    logged = trackio.Api().runs("tests")[0].history()
-    for tag, count in EXPECTED.items():
-        found = [entry[tag] for entry in logged if tag in entry]
-        assert len(found) == count, tag
