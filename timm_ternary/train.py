@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from .training.build import build_model, find_start
 from .training.checks import check_streaming
 from .training.data import Data, load_data
 from .training.recipe import describe, parse
+from .training.sharded import load_whole
 from .training.trainer import TernaryTrainer
 from .training.training_arguments import TernaryTrainingArguments
 
@@ -109,9 +111,13 @@ def fit(
         eval_dataset=data.eval,
         data_collator=data.data_collator,
     )
+    # FSDP leaves shards in the model; this one takes the result.
+    twin = deepcopy(model) if trainer.is_fsdp_enabled else None
     metrics = dict(trainer.train(resume_from_checkpoint=resume).metrics)
     metrics |= trainer.evaluate()
     trained = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+    if twin is not None:
+        trained = load_whole(trained, twin)
     if config_of(trained) is not None:
         metrics["zeros"] = summarize(trained).zeros
     if trainer.is_world_process_zero():

@@ -198,5 +198,5 @@ def test_every_recipe_names_what_was_published_or_measured(path: Path) -> None:
 def test_every_launch_file_is_read_by_accelerate(path: Path) -> None:
     config = load_config_from_file(str(path))
     assert config.num_processes >= config.num_machines
-    expected = "NO" if path.stem == "one_gpu" else "MULTI_GPU"
+    expected = {"one_gpu": "NO", "fsdp2": "FSDP"}.get(path.stem, "MULTI_GPU")
     assert str(getattr(config.distributed_type, "value", config.distributed_type)) == expected

@@ -1,4 +1,4 @@
-"""What accompanies a run: the epoch that selects crops and flips, and the console."""
+"""What accompanies a run: the epoch, the methods' state, when to stop, and the console."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 
-__all__ = ["ConsoleProgress", "RefreshQuantizers", "SetEpoch", "SkipSeen"]
+__all__ = ["ConsoleProgress", "EarlyStopping", "RefreshQuantizers", "SetEpoch", "SkipSeen"]
 
 # What a line shows of the logs, in this order; log_history, metrics and trackers get all of it.
 _SHOWN = {
@@ -87,6 +87,18 @@ class RefreshQuantizers(TrainerCallback):
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The next one begins with a refresh: what is saved now is as the epoch left it."""
         self._ended = True
+
+
+class EarlyStopping(EarlyStoppingCallback):
+    """As transformers' callback; each training counts anew, or on from where it resumes."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take the count of the checkpoint that training resumes from."""
+        saved = state.stateful_callbacks.get(type(self).__name__, {}) if state.global_step else {}
+        count = saved.get("attributes", {}).get("early_stopping_patience_counter", 0)
+        self.early_stopping_patience_counter = count
+        # A checkpoint of a training without it has no entry, which transformers 5.23 looks for.
+        state.stateful_callbacks[type(self).__name__] = self.state()
 
 
 class ConsoleProgress(TrainerCallback):

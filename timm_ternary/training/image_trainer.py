@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import os
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
-from transformers import PrinterCallback, ProgressCallback, Trainer
+from transformers import PrinterCallback, ProgressCallback
 from transformers.trainer_pt_utils import LabelSmoother
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput
 
 from . import monitor
-from .callbacks import ConsoleProgress, SetEpoch, SkipSeen
-from .checks import check_ended, check_finite_model, check_share
+from .callbacks import ConsoleProgress, EarlyStopping, SetEpoch, SkipSeen
+from .checked_trainer import CheckedTrainer
+from .checkpointing import recomputed
 from .data_stream import StreamedImages
 from .distill import TEACHER_LOGITS, Teacher, class_count, distillation_loss, load_teacher
 from .ema import EmaCallback
@@ -27,7 +28,7 @@ from .training_arguments import TernaryTrainingArguments
 __all__ = ["ImageTrainer"]
 
 
-class ImageTrainer(Trainer):
+class ImageTrainer(CheckedTrainer):
     """Loss, evaluation and accuracy of image classifiers; `TernaryTrainer` adds ternary training.
 
     With a `teacher` the training loss is a·L + (1 - a)·T²·KL(teacher ‖ student), L the loss
@@ -97,13 +98,17 @@ class ImageTrainer(Trainer):
         self._accuracy = monitor.Accuracy()
         self._counting = False
         self._teacher = self._ema = self._mixer = None
-        self._iterator: Any = None
-        self._last_good: str | None = None
         self._extend()
 
     def _extend(self) -> None:
         """Make what the arguments ask for beside the stock training."""
         args = self.args
+        asked = args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+        if asked and args.world_size > 1 and not self.is_fsdp_enabled:
+            raise ValueError(
+                "FSDP is asked for, and accelerate trains without it on the CPU: use GPUs, or "
+                "leave fsdp and --use_fsdp out"
+            )
         if args.teacher is not None:
             self._teacher = load_teacher(args.teacher, self.model, args.device)
         if args.ema_decay is not None:
@@ -114,6 +119,10 @@ class ImageTrainer(Trainer):
                 )
             self._ema = EmaCallback(args.ema_decay)
             self.add_callback(self._ema)
+        if args.early_stopping_patience is not None:
+            self.add_callback(
+                EarlyStopping(args.early_stopping_patience, args.early_stopping_threshold)
+            )
         if args.mixup or args.cutmix:
             classes = class_count(self.model)
             if classes is None or not self._plain:
@@ -125,22 +134,16 @@ class ImageTrainer(Trainer):
                 mixup=args.mixup, cutmix=args.cutmix, classes=classes, seed=args.seed
             )
 
-    def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
-        """As the Trainer's.
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's; `gradient_checkpointing` works for models of timm too.
 
         Raises:
-            ValueError: There is no image for every process.
+            ValueError: The model of timm does not know gradient checkpointing.
         """
-        if hasattr(self.train_dataset, "__len__"):
-            config = self.accelerator.dataloader_config
-            check_share(
-                len(self.train_dataset),
-                self._train_batch_size,
-                self.accelerator.num_processes,
-                split=bool(config.split_batches),
-                drop_last=args.dataloader_drop_last,
-            )
-        return super().set_initial_training_values(args, dataloader)
+        if not (self._plain and self.args.gradient_checkpointing):
+            return super().train(*args, **kwargs)
+        with recomputed(self.model, self.args.gradient_checkpointing_kwargs):
+            return super().train(*args, **kwargs)
 
     def _get_dataloader(
         self, dataset: Any, description: str, batch_size: int, *rest: Any, **options: Any
@@ -150,34 +153,9 @@ class ImageTrainer(Trainer):
             dataset.batch_size = batch_size
         return super()._get_dataloader(dataset, description, batch_size, *rest, **options)
 
-    def get_batch_samples(
-        self, epoch_iterator: Any, num_batches: int, *args: Any, **kwargs: Any
-    ) -> Any:
-        """As the Trainer's; the batches are mixed, and carry what the teacher says of them.
-
-        Raises:
-            ValueError: The data end early; a parameter is not finite (names it).
-        """
-        if self.args.logging_nan_inf_filter:
-            # A threshold that is NaN makes zeros of its weights, and the loss looks well. The
-            # Trainer waits for the device once a step too, unless that field tells it not to.
-            self._check_model()
-        try:
-            batches, count = super().get_batch_samples(epoch_iterator, num_batches, *args, **kwargs)
-        except ValueError as error:
-            if "not contain any data" not in str(error):  # accelerate's, for an empty stream
-                raise
-            batches, count = [], None
-        fresh, self._iterator = epoch_iterator is not self._iterator, epoch_iterator
-        sized = hasattr(self.train_dataset, "__len__")
-        check_ended(
-            self.state,
-            len(batches),
-            num_batches,
-            sized=sized,
-            fresh=fresh,
-            checkpoint=self._last_good,
-        )
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """As CheckedTrainer's; the batches are mixed, and carry what the teacher says of them."""
+        batches, count = super().get_batch_samples(*args, **kwargs)
         mixed = [self._mixed(batch, index) for index, batch in enumerate(batches)]
         return [self._taught(batch) for batch in mixed], count
 
@@ -203,20 +181,6 @@ class ImageTrainer(Trainer):
         finally:
             self._counting = False
         return loss
-
-    def _check_model(self) -> None:
-        check_finite_model(self.model, self.state.global_step, self._last_good)
-
-    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """As the Trainer's; a model that is not finite is not written, nor a good one deleted.
-
-        Raises:
-            ValueError: A parameter is not finite (names it).
-        """
-        self._check_model()
-        super()._save_checkpoint(*args, **kwargs)
-        folder = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        self._last_good = str(Path(str(self.args.output_dir)) / folder)
 
     def compute_loss(
         self,
@@ -321,7 +285,6 @@ class ImageTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """As the Trainer's, and the average."""
-        self._last_good = str(resume_from_checkpoint)
         if self._ema is not None:
             self._ema.resume_from(resume_from_checkpoint)
         super()._load_from_checkpoint(resume_from_checkpoint, model)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import EvalPrediction
 
 from ..quantizers.base import Quantizer
+from .sharded import whole
 
 __all__ = [
     "Accuracy",
@@ -57,7 +58,7 @@ def ternary_statistics(model: nn.Module, quantizers: Mapping[str, Quantizer]) ->
     zeros, totals, values = [], [], {}
     for name, quantizer in quantizers.items():
         layer: Any = model.get_submodule(name)
-        codes = quantizer.encode(layer.parametrizations.weight.original).codes
+        codes = quantizer.encode(whole(layer.parametrizations.weight.original)).codes
         zeros.append((codes == 0).sum())
         totals.append(codes.numel())
         for parameter, value in quantizer.named_parameters():

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from ..convert import is_packed, quantizers_of
 from ..layers import latent_weight
 from ..quantizers.base import Quantizer
-from . import monitor, thresholds
+from . import monitor, sharded, thresholds
 from .callbacks import RefreshQuantizers
 from .image_trainer import ImageTrainer
 from .optim import (
@@ -67,7 +67,7 @@ class TernaryTrainer(ImageTrainer):
         self._quantizers: dict[str, Quantizer] = {}
         self._layers: list[nn.Module] = []
         self._thresholds: dict[str, nn.Parameter] = {}
-        self._alternate = False
+        self._alternate = self._sharded = False
         self._steps_per_epoch = 0
         self._group: tuple[list[Any], Any] | None = None
         self._batches = 1
@@ -129,11 +129,11 @@ class TernaryTrainer(ImageTrainer):
         self._alternate = bool(self._thresholds) and update == "alternate"
         if self._thresholds and not self._alternate:
             self.args.check_joint()
-        if self._alternate and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise ValueError(
-                "update='alternate' needs whole parameters in every process, not FSDP or "
-                "DeepSpeed: type accelerate launch --multi_gpu, or --update joint"
-            )
+        if self._quantizers:
+            own = self._quantizers.values()
+            self._sharded = sharded.check_sharded(self.accelerator, own, update)
+            if self._sharded:
+                sharded.keep_whole(self.accelerator, own)
 
     def _weight_optimizer(self, model: nn.Module) -> Optimizer:
         if self.args.optimizer is not None and self.optimizer_cls_and_kwargs is None:
@@ -211,9 +211,12 @@ class TernaryTrainer(ImageTrainer):
         self._penalized = True
         try:
             with self._quantized_once():
-                return super().training_step(model, inputs, num_items_in_batch)
+                loss = super().training_step(model, inputs, num_items_in_batch)
         finally:
             self._penalized = False
+        if self._sharded and not self._alternate and self.accelerator.sync_gradients:
+            sharded.average_gradients(self._thresholds.values(), self.accelerator)
+        return loss
 
     def compute_loss(
         self,
@@ -310,7 +313,10 @@ class TernaryTrainer(ImageTrainer):
 
     def _quantized_once(self) -> AbstractContextManager[None]:
         # A compiled model would take the cache, a global variable, for part of its graph.
-        return nullcontext() if self.args.torch_compile else thresholds.quantized_once(self._layers)
+        if self.args.torch_compile or (self._sharded and self.args.gradient_checkpointing):
+            return nullcontext()
+        # Weights in shards are whole inside the forward pass only: quantized at the first use.
+        return thresholds.quantized_once([] if self._sharded else self._layers)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As the Trainer's; adds to a training log what the class describes."""

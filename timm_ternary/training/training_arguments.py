@@ -132,6 +132,24 @@ class TernaryTrainingArguments(TrainingArguments):
         default=0.0,
         metadata={"help": "alpha of cutmix, e.g. 1.0; with mixup, either at random (0: off)."},
     )
+    # When to stop, and what is best
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "Stop after this many evaluations in a row without a better "
+            "metric_for_best_model; needs --eval_strategy (unset: never)."
+        },
+    )
+    early_stopping_threshold: float = field(
+        default=0.0, metadata={"help": "By how much a better one must be better at least."}
+    )
+    metric_for_best_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "What load_best_model_at_end and early_stopping_patience look at (unset: "
+            "accuracy, where one of them is set). Higher is better, unless its name ends in loss."
+        },
+    )
     # Other defaults than transformers': its own fit text
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Drop data set columns that the model does not accept."}
@@ -152,11 +170,17 @@ class TernaryTrainingArguments(TrainingArguments):
         self._check_schedule()
         self._check_distillation()
         self._check_regularization()
+        self._check_best()
         if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.accelerator.is_available():
             # Else each process trains alone on all the data: accelerate's launcher does not pass
             # its own use_cpu on to MULTI_GPU (accelerate 1.15.0, transformers 5.23.0).
             self.use_cpu = True
         super().__post_init__()
+        if self.early_stopping_patience is not None and self.eval_strategy == "no":
+            raise ValueError(
+                "early_stopping_patience counts evaluations, and eval_strategy is 'no': type "
+                "--eval_strategy epoch, or leave early_stopping_patience out"
+            )
 
     def _check_thresholds(self) -> None:
         if self.update is not None and self.update not in UPDATES:
@@ -285,6 +309,19 @@ class TernaryTrainingArguments(TrainingArguments):
         self._check_numbers("ema_decay", "mixup", "cutmix")
         if self.ema_decay is not None and self.ema_decay >= 1:
             raise ValueError(f"ema_decay must be below 1, e.g. 0.999, got {self.ema_decay!r}")
+
+    def _check_best(self) -> None:
+        patience = self.early_stopping_patience
+        if patience is not None and (not _is_whole(patience) or patience < 1):
+            raise ValueError(f"early_stopping_patience must be a whole number >= 1, got {patience}")
+        self._check_numbers("early_stopping_threshold")
+        if patience is None and self.early_stopping_threshold:
+            raise ValueError(
+                "early_stopping_threshold is for early stopping: type --early_stopping_patience 5, "
+                "or leave it out"
+            )
+        if self.metric_for_best_model is None and (patience or self.load_best_model_at_end):
+            self.metric_for_best_model = "accuracy"
 
     def _check_numbers(self, *names: str) -> None:
         for name in names:
