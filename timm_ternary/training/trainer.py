@@ -253,7 +253,10 @@ class TernaryTrainer(ImageTrainer):
         optimizer = _two_phase(self.optimizer)
         optimizer.train()
         with thresholds.rehearsal(model, self.args.device), thresholds.switched_on(parameters):
-            shares = [self._threshold_gradient(model, b, count, len(batches)) for b in batches]
+            shares = [
+                self._threshold_gradient(model, batch, count, len(batches), self._place(index))
+                for index, batch in enumerate(batches)
+            ]
         flat = self.accelerator.reduce(torch.stack(shares).sum(0), reduction="mean")
         norm = float(flat.norm())
         self._step_logs["threshold_grad_norm"] = norm
@@ -268,10 +271,17 @@ class TernaryTrainer(ImageTrainer):
         for parameter in parameters:
             parameter.grad = None
 
-    def _threshold_gradient(self, model: nn.Module, batch: Any, count: Any, batches: int) -> Tensor:
+    def _threshold_gradient(
+        self, model: nn.Module, batch: Any, count: Any, batches: int, place: tuple[int, ...]
+    ) -> Tensor:
         """Share of one of `batches` micro-batches in the gradient of the thresholds, ``(n,)``."""
+        part, kept = thresholds.random_part(
+            batch, self.args.threshold_fraction, (self.args.seed, *place)
+        )
+        # Those left out count for none of the labels: the loss stays a mean over those kept.
+        count = count if count is None or kept == 1 else count * kept
         # A copy: label smoothing takes the labels out of it.
-        inputs = dict(self._prepare_inputs(batch))
+        inputs = dict(self._prepare_inputs(part))
         with self._quantized_once():
             with self.compute_loss_context_manager():
                 loss = self.compute_loss(model, inputs, num_items_in_batch=count)
