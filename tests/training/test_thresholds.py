@@ -34,7 +34,8 @@ def batch(n: int) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("n", "fraction", "size"), [(32, 0.25, 8), (10, 0.5, 5), (10, 0.01, 2), (2, 0.1, 2), (1, 0.5, 1)]
+    ("n", "fraction", "size"),
+    [(32, 0.25, 8), (10, 0.5, 5), (10, 0.01, 2), (2, 0.1, 2), (1, 0.5, 1)],
 )
 def test_a_part_holds_the_same_images_in_every_entry(n: int, fraction: float, size: int) -> None:
     whole = batch(n)

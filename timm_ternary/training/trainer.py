@@ -24,6 +24,7 @@ from .optim import (
     multi_step_schedule,
     threshold_rate,
 )
+from .projection import projected
 
 __all__ = ["TernaryTrainer"]
 
@@ -282,7 +283,7 @@ class TernaryTrainer(ImageTrainer):
         count = count if count is None or kept == 1 else count * kept
         # A copy: label smoothing takes the labels out of it.
         inputs = dict(self._prepare_inputs(part))
-        with self._quantized_once():
+        with self._quantized_once(), self._projected():
             with self.compute_loss_context_manager():
                 loss = self.compute_loss(model, inputs, num_items_in_batch=count)
             if not self._is_scaled(count):
@@ -296,6 +297,9 @@ class TernaryTrainer(ImageTrainer):
     def _quantized_once(self) -> AbstractContextManager[None]:
         # A compiled model would take the cache, a global variable, for part of its graph.
         return nullcontext() if self.args.torch_compile else thresholds.quantized_once(self._layers)
+
+    def _projected(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.args.torch_compile else projected(self._layers)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As the Trainer's; adds to a training log what the class describes."""
