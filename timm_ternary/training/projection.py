@@ -62,7 +62,7 @@ def has_one_scale(layer: nn.Module) -> bool:
         quantizer is not None
         and type(quantizer).forward is Quantizer.forward
         and (quantizer.groups, quantizer.bases, quantizer.scale_rows) == (1, 1, 1)
-        and len(layer.parametrizations["weight"]) == 1  # type: ignore[arg-type,index]
+        and len(layer.parametrizations["weight"]) == 1  # type: ignore[index]
         and parametrize.type_before_parametrizations(layer) in _LAYERS
         and "forward" not in vars(layer)
     )
@@ -81,7 +81,7 @@ def projected(layers: Iterable[nn.Module]) -> Iterator[None]:
     changed = [layer for layer in layers if has_one_scale(layer)]
     try:
         for layer in changed:
-            layer.forward = _forward(layer)  # type: ignore[method-assign]
+            layer.forward = _forward(layer)
         yield
     finally:
         for layer in changed:
