@@ -23,7 +23,7 @@ HEAVY = (
 LAYERS = (
     {"errors", "files", "images", "tables", "version"},
     {"code", "config"},
-    {"packing", "quantizers.soft"},
+    {"packing", "quantizers.soft", "quantizers.straight_through"},
     {"quantizers.base"},
     {"code_tensors"},
     {f"quantizers.{name}" for name in quantizers.names()},

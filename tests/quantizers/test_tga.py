@@ -1,5 +1,6 @@
 """tga against formulas that share no code with it: scipy's distribution, numpy, differences."""
 
+import math
 import re
 
 import numpy as np
@@ -339,3 +340,19 @@ def test_restore_gives_back_every_scale_to_the_last_bit(count, mean, factor):
     again = fresh.encode(fresh.restore(code))
     assert torch.equal(again.codes, code.codes)
     assert torch.equal(again.pos, code.pos)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-38])
+def test_codes_are_those_of_the_comparisons(scale: float) -> None:
+    # Weights next to the thresholds; at 1e-38 their differences are subnormal.
+    rows = scale * torch.randn(1, 999, generator=torch.Generator().manual_seed(0))
+    quantizer = TGA(rows)
+    mean, std, _ = quantizer._moments(rows)
+    clipped = quantizer._scale(quantizer.threshold.view(-1, 1), mean, std)[1]
+    high, low = (mean + clipped).float(), (mean - clipped).float()
+    for bound in (high, low):
+        for end in (-math.inf, math.inf):
+            rows = torch.cat([rows, bound, bound.nextafter(torch.full_like(bound, end))], 1)
+    quantizer._moments = lambda _: (mean, std, mean > mean)  # type: ignore[method-assign]
+    expected = (rows > high).float() - (rows < low).float()
+    assert torch.equal(quantizer.quantize(rows).codes, expected)

@@ -197,6 +197,10 @@ def test_milestones_need_a_length(tmp_path: Path) -> None:
         ({"learning_rate": -1.0}, "learning_rate must be"),
         ({"threshold_every": 0}, "whole number >= 1"),
         ({"threshold_every": 1.5}, "whole number >= 1"),
+        ({"threshold_fraction": 0.0}, "above 0 and at most 1"),
+        ({"threshold_fraction": 1.5}, "above 0 and at most 1"),
+        ({"threshold_fraction": float("nan")}, "finite number"),
+        ({"threshold_fraction": "half"}, "finite number"),
         ({"lr_milestones": [80, 80]}, "increasing epochs"),
         ({"lr_milestones": []}, "increasing epochs"),
         ({"lr_milestones": [0, 3]}, "increasing epochs"),
@@ -212,6 +216,7 @@ def test_milestones_need_a_length(tmp_path: Path) -> None:
         ({"optimizer": None}, "momentum is for timm's optimizers"),
         ({"optim": "adafactor"}, "give one of them"),
         ({"update": "joint", "threshold_every": 2}, "--update alternate"),
+        ({"update": "joint", "threshold_fraction": 0.5}, "--update alternate"),
         ({"update": "joint", "threshold_optimizer": "adam"}, "--update alternate"),
     ],
 )

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..code import TernaryCode
-from .base import Quantized, Quantizer, register, row_sum, sign
+from .base import Quantizer, register
+from .straight_through import Quantized, row_sum, sign
 
 __all__ = ["ABCNet"]
 

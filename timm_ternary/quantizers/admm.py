@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from .base import Quantized, Quantizer, register, row_sum
+from .base import Quantizer, register
+from .straight_through import Quantized, row_sum
 
 __all__ = ["ADMM"]
 

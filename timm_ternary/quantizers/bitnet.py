@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from ..code import TernaryCode
-from .base import Quantized, Quantizer, register, row_sum
+from .base import Quantizer, register
+from .straight_through import Quantized, row_sum
 
 __all__ = ["BitNet"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import Quantized, Quantizer, register, row_sum, sign
+from .base import Quantizer, register
+from .straight_through import Quantized, row_sum, sign
 
 __all__ = ["DoReFa"]
 

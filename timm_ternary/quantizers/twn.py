@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import Quantized, Quantizer, register, row_sum
+from .base import Quantizer, register
+from .straight_through import Quantized, row_sum
 
 __all__ = ["TWN"]
 

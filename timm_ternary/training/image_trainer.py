@@ -163,8 +163,12 @@ class ImageTrainer(CheckedTrainer):
         """Micro-batch `index` of the effective batch, mixed as its place in the run says."""
         if self._mixer is None:
             return batch
-        place = index * self.accelerator.num_processes + self.accelerator.process_index
-        return self._mixer(self._prepare_inputs(batch), (self.state.global_step, place))
+        return self._mixer(self._prepare_inputs(batch), self._place(index))
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """Where in the run micro-batch `index` of this process is: what random choices hang on."""
+        processes = self.accelerator.num_processes
+        return self.state.global_step, index * processes + self.accelerator.process_index
 
     def _taught(self, batch: Any) -> Any:
         if self._teacher is None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -18,6 +19,7 @@ __all__ = [
     "flat_gradient",
     "quantized_once",
     "quantizer_parameters",
+    "random_part",
     "rehearsal",
     "resolve_update",
     "switched_on",
@@ -42,6 +44,39 @@ def resolve_update(update: str | None, quantizers: Iterable[Quantizer]) -> str:
         return update
     wishes = {q.update for q in quantizers if next(q.parameters(), None) is not None}
     return wishes.pop() if len(wishes) == 1 else "joint"
+
+
+def random_part(
+    batch: Mapping[str, Any], fraction: float, key: Sequence[int]
+) -> tuple[Mapping[str, Any], float]:
+    """Some images of a batch, in their order: ``round(fraction * n)``, but at least two.
+
+    (Batch norm in training cannot do with one, where its maps have shrunk to 1 x 1.)
+
+    Args:
+        batch: ``pixel_values``, ``(n, ...)``; of the other entries, and of dicts among them,
+            tensors of the same n are cut too.
+        fraction: 0 < fraction <= 1.
+        key: Whole numbers; the same key, the same images.
+
+    Returns:
+        The part, and its share of the n images; the batch itself where it is whole.
+    """
+    n = 0 if fraction == 1 else len(batch["pixel_values"])
+    size = max(round(fraction * n), min(n, 2))
+    if size == n:
+        return batch, 1.0
+    generator = np.random.default_rng([number % 2**32 for number in key])
+    index = torch.from_numpy(np.sort(generator.choice(n, size, replace=False)))
+    return {name: _take(value, index, n) for name, value in batch.items()}, size / n
+
+
+def _take(value: Any, index: Tensor, n: int) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _take(entry, index, n) for name, entry in value.items()}
+    if isinstance(value, Tensor) and value.ndim and len(value) == n:
+        return value[index.to(value.device)]
+    return value
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from .optim import (
     multi_step_schedule,
     threshold_rate,
 )
+from .projection import projected
 from .soften import SOFT_TEMPERATURE, SoftStart, soft_temperature_at
 
 __all__ = ["TernaryTrainer"]
@@ -281,7 +282,10 @@ class TernaryTrainer(ImageTrainer):
         optimizer = _two_phase(self.optimizer)
         optimizer.train()
         with thresholds.rehearsal(model, self.args.device), thresholds.switched_on(parameters):
-            shares = [self._threshold_gradient(model, b, count, len(batches)) for b in batches]
+            shares = [
+                self._threshold_gradient(model, batch, count, len(batches), self._place(index))
+                for index, batch in enumerate(batches)
+            ]
         flat = self.accelerator.reduce(torch.stack(shares).sum(0), reduction="mean")
         norm = float(flat.norm())
         self._step_logs["threshold_grad_norm"] = norm
@@ -296,11 +300,18 @@ class TernaryTrainer(ImageTrainer):
         for parameter in parameters:
             parameter.grad = None
 
-    def _threshold_gradient(self, model: nn.Module, batch: Any, count: Any, batches: int) -> Tensor:
+    def _threshold_gradient(
+        self, model: nn.Module, batch: Any, count: Any, batches: int, place: tuple[int, ...]
+    ) -> Tensor:
         """Share of one of `batches` micro-batches in the gradient of the thresholds, ``(n,)``."""
+        part, kept = thresholds.random_part(
+            batch, self.args.threshold_fraction, (self.args.seed, *place)
+        )
+        # Those left out count for none of the labels: the loss stays a mean over those kept.
+        count = count if count is None or kept == 1 else count * kept
         # A copy: label smoothing takes the labels out of it.
-        inputs = dict(self._prepare_inputs(batch))
-        with self._quantized_once():
+        inputs = dict(self._prepare_inputs(part))
+        with self._quantized_once(), self._projected():
             with self.compute_loss_context_manager():
                 loss = self.compute_loss(model, inputs, num_items_in_batch=count)
             if not self._is_scaled(count):
@@ -317,6 +328,10 @@ class TernaryTrainer(ImageTrainer):
             return nullcontext()
         # Weights in shards are whole inside the forward pass only: quantized at the first use.
         return thresholds.quantized_once([] if self._sharded else self._layers)
+
+    def _projected(self) -> AbstractContextManager[None]:
+        plain = self.args.torch_compile or self._sharded
+        return nullcontext() if plain else projected(self._layers)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As the Trainer's; adds to a training log what the class describes."""

@@ -58,6 +58,13 @@ class TernaryTrainingArguments(TrainingArguments):
         default=1,
         metadata={"help": "Alternate update: update the thresholds at every k-th optimizer step."},
     )
+    threshold_fraction: float = field(
+        default=1.0,
+        metadata={
+            "help": "Alternate update: the pass of the thresholds sees a random part of every "
+            "batch, e.g. 0.25: 0 < part <= 1, but at least two images."
+        },
+    )
     soft_epochs: float = field(
         default=0.0,
         metadata={
@@ -194,6 +201,12 @@ class TernaryTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"threshold_every must be a whole number >= 1, got {self.threshold_every!r}"
             )
+        self._check_numbers("threshold_fraction")
+        if not 0 < self.threshold_fraction <= 1:
+            raise ValueError(
+                f"threshold_fraction must be above 0 and at most 1, e.g. 0.25; "
+                f"got {self.threshold_fraction!r}"
+            )
         if self.update == "joint":
             self.check_joint()
 
@@ -225,9 +238,9 @@ class TernaryTrainingArguments(TrainingArguments):
         """Refuse what only the alternate update can do.
 
         Raises:
-            ValueError: `threshold_optimizer` or `threshold_every` is set.
+            ValueError: `threshold_optimizer`, `threshold_every` or `threshold_fraction` is set.
         """
-        for name in ("threshold_optimizer", "threshold_every"):
+        for name in ("threshold_optimizer", "threshold_every", "threshold_fraction"):
             value, default = getattr(self, name), _default(type(self), name)
             if value != default:
                 raise ValueError(
