@@ -15,6 +15,7 @@ from trainer_models import one_thread, small_net, trainer  # noqa: F401
 
 from timm_ternary import TernaryConfig, ternarize_
 from timm_ternary.convert import quantizers_of
+from timm_ternary.layers import quantizer_of
 from timm_ternary.training import projection
 from timm_ternary.training.projection import has_one_scale, projected
 from timm_ternary.training.thresholds import quantized_once, quantizer_parameters
@@ -106,6 +107,11 @@ def test_only_what_moves_through_one_scale_is_projected() -> None:
     assert not has_one_scale(first("ttq"))  # two scales
     assert not has_one_scale(first("admm"))  # trains on something else
     assert not has_one_scale(first(None))
+    soft = first("tga")
+    quantizer_of(soft).soften(10.0)
+    assert not has_one_scale(soft)  # moves with its thresholds on a slope
+    quantizer_of(soft).soften(None)
+    assert has_one_scale(soft)
 
     class Own(nn.Linear):
         """May do anything with its weight."""
