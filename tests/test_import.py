@@ -40,7 +40,10 @@ LAYERS = (
     {"training"},
     {"train"},
     {"quickstart"},
+    {"cli.common"},
+    {"cli.models", "cli.training"},
     {"cli"},
+    {"cli.__main__"},
 )
 
 

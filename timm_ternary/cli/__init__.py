@@ -1,0 +1,41 @@
+"""The command line: one function a command. Mistakes end in one line on stderr and status 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, NoReturn
+
+import typer
+
+from . import models, training  # noqa: F401  (they add their commands)
+from .common import app
+
+__all__ = ["app", "main"]
+
+# typer has its own copy of click, or click itself, by release: this is UsageError in either.
+_UsageError: Any = typer.BadParameter.__bases__[0]
+
+
+def main() -> None:
+    """Run the command line; mistakes of the user end in one line and exit status 2."""
+    try:
+        status = app(standalone_mode=False)
+    except BrokenPipeError:
+        # The reader of a pipe (`| head`) has seen enough; nothing is left to flush to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except _UsageError as error:
+        path = error.ctx.command_path if error.ctx is not None else "timm-ternary"
+        _fail(f"{error.format_message()} Type: {path} --help")
+    except (ValueError, OSError) as error:
+        _fail(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str) -> NoReturn:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,7 @@
+"""``python -m timm_ternary.cli``."""
+
+from . import main
+
+__all__ = ["main"]
+
+main()

@@ -1,0 +1,207 @@
+"""What is done with one model: evaluate, predict, inspect, pack; and the list of all."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sized
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import Progress
+
+from .. import tables
+from .common import (
+    Channels,
+    Checkpoint,
+    Classes,
+    Json,
+    Model,
+    Ternary,
+    app,
+    err,
+    load,
+    load_ternary,
+    out,
+    print_json,
+)
+
+__all__ = ["evaluate", "inspect", "list_", "pack", "predict"]
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    dataset: Annotated[
+        str, typer.Option(help="digits, a directory, a .parquet file or a Hub name.")
+    ],
+    split: Annotated[str | None, typer.Option(help="Split (default: test or validation).")] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 256,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    max_samples: Annotated[int | None, typer.Option(min=1)] = None,
+    device: Annotated[
+        str | None, typer.Option(help="E.g. cuda (default: where there is one).")
+    ] = None,
+    checkpoint: Checkpoint = None,
+    num_classes: Classes = None,
+    in_chans: Channels = None,
+    ternary: Ternary = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the accuracy of a model on a data set."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    from ..inference import accuracy, check_classes
+    from ..training.arguments import DataArguments
+    from ..training.data import load_data
+
+    network = load(model, checkpoint, num_classes, in_chans, ternary, weights=True)
+    config: Any = network.pretrained_cfg
+    splits: dict[str, Any] = {}
+    if split is not None:
+        splits = {"train_split": split, "eval_split": split}
+    data = load_data(
+        DataArguments(
+            dataset=dataset,
+            image_column=image_column,
+            label_column=label_column,
+            max_train_samples=1,
+            max_eval_samples=max_samples,
+            **splits,
+        ),
+        model_cfg=config,
+        trained=True,
+        in_chans=config["input_size"][0],
+    )
+    check_classes(network, data.label_names)
+    loader = DataLoader(data.eval, batch_size, collate_fn=data.data_collator)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
+        total = len(data.eval) if isinstance(data.eval, Sized) else None
+        task = progress.add_task("images", total=total)
+        result = accuracy(
+            network, loader, device=device, progress=lambda n: progress.advance(task, n)
+        )
+    values = {"model": model, "dataset": dataset, **asdict(result)}
+    if as_json:
+        print_json(values)
+        return
+    out.print(tables.evaluation(values))
+
+
+@app.command()
+def predict(
+    model: Model,
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    top: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 5,
+    checkpoint: Checkpoint = None,
+    num_classes: Classes = None,
+    in_chans: Channels = None,
+    ternary: Ternary = None,
+    as_json: Json = False,
+) -> None:
+    """Classify images. Files that cannot be read are named and skipped."""
+    from ..inference import predict as run
+
+    network = load(model, checkpoint, num_classes, in_chans, ternary, weights=True)
+
+    def skipped(path: str, reason: str) -> None:
+        print(f"skipped {path}: {reason}", file=sys.stderr)
+
+    results = [asdict(found) for found in run(network, images, top=top, skipped=skipped)]
+    if as_json:
+        print_json(results)
+    else:
+        for result in results:
+            out.print(tables.prediction(result))
+    if not results:
+        raise ValueError("no image could be read")
+
+
+@app.command()
+def inspect(
+    model: Model,
+    checkpoint: Checkpoint = None,
+    num_classes: Classes = None,
+    in_chans: Channels = None,
+    ternary: Ternary = None,
+    as_json: Json = False,
+) -> None:
+    """Show the ternary layers: codes, zeros, scales and bytes."""
+    from ..summary import summarize
+
+    network = load_ternary(model, checkpoint, num_classes, in_chans, ternary, weights=False)
+    summary = summarize(network)
+    if as_json:
+        print_json(summary.to_dict())
+        return
+    out.print(tables.layers(summary.to_dict()))
+    form = "packed" if summary.packed else "trainable"
+    out.print(
+        f"{summary.method}, {form}: {len(summary.layers)} ternary layers, "
+        f"{summary.ternary_weights:,} weights, {summary.zeros:.1%} zeros; "
+        f"{summary.packed_bytes:,} bytes packed, {summary.float_bytes:,} in float "
+        f"({summary.float_bytes / summary.packed_bytes:.1f}x)",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def pack(
+    model: Model,
+    output: Annotated[Path, typer.Argument(help="Directory to write.")],
+    encoding: Annotated[str, typer.Option(help="2bit, base3 or zstd.")] = "2bit",
+    checkpoint: Checkpoint = None,
+    num_classes: Classes = None,
+    in_chans: Channels = None,
+    ternary: Ternary = None,
+    as_json: Json = False,
+) -> None:
+    """Write a model as a packed directory, which timm loads; or change the encoding of one."""
+    from ..checkpoint import save_packed
+    from ..packing import check_encoding
+    from ..weights_file import WEIGHTS_NAME
+
+    check_encoding(encoding)  # before minutes of loading
+    network = load_ternary(model, checkpoint, num_classes, in_chans, ternary, weights=True)
+    save_packed(network, output, encoding)
+    size = (output / WEIGHTS_NAME).stat().st_size
+    if as_json:
+        print_json({"directory": str(output), "encoding": encoding, "bytes": size})
+    else:
+        out.print(f"{output / WEIGHTS_NAME}: {size:,} bytes, {encoding}", highlight=False)
+
+
+@app.command("list")
+def list_(
+    pattern: Annotated[str, typer.Argument(help="Glob on names.")] = "*",
+    tags: Annotated[bool, typer.Option("--tags", help="Names with pretrained tags.")] = False,
+    methods: Annotated[bool, typer.Option("--methods", help="Methods instead of models.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the ternary models, or the methods with their options."""
+    import timm
+
+    from .. import quantizers
+    from ..quantizers.base import option_defaults
+
+    if methods:
+        found = {name: option_defaults(quantizers.get(name)) for name in quantizers.names()}
+        if as_json:
+            print_json(found)
+            return
+        lines = {name: (quantizers.get(name).__doc__ or "").splitlines()[0] for name in found}
+        out.print(tables.methods({name: (found[name], lines[name]) for name in found}))
+        return
+    pattern = pattern if "_tern" in pattern else f"{pattern}_tern"
+    names = timm.list_models(pattern, module="ternary", include_tags=tags)
+    if not names:
+        raise ValueError(f"no ternary model matches {pattern!r}; type: timm-ternary list 'resnet*'")
+    if as_json:
+        print_json(names)
+    else:
+        sys.stdout.writelines(f"{name}\n" for name in names)

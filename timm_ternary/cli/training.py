@@ -1,0 +1,69 @@
+"""quickstart and train."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import tables
+from .common import Json, app, err, out, print_json
+
+__all__ = ["quickstart", "train"]
+
+
+@app.command()
+def quickstart(
+    output: Annotated[Path, typer.Option(help="Directory to write.")] = Path(
+        "timm-ternary-quickstart"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Handwritten digits: float training, ternary training, packing, loading back."""
+    from ..quickstart import quickstart as run
+
+    metrics = asdict(run(output, say=lambda line: err.print(line, highlight=False)))
+    if as_json:
+        print_json(metrics)
+        return
+    out.print(tables.quickstart(metrics))
+    out.print(f"{metrics['seconds']:.0f} s; {output / 'ternary'} loads with", highlight=False)
+    call = f'timm.create_model("local-dir:{output / "ternary"}", pretrained=True)'
+    out.print(f"  import timm, timm_ternary; {call}", highlight=False, soft_wrap=True)
+
+
+@app.command(
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],
+    }
+)
+def train(context: typer.Context) -> None:
+    """Train: RECIPE.yaml [--accelerate FILE] [--any_field value]... (--help lists the fields)."""
+    words = []
+    for word in context.args:  # --accelerate=FILE is two words, as --accelerate FILE is
+        name, equals, file = word.partition("=")
+        words += [name, file] if equals and name == "--accelerate" else [word]
+    if "--accelerate" in words:
+        place = words.index("--accelerate")
+        if place + 1 == len(words) or not Path(words[place + 1]).is_file():
+            got = " ".join(words[place + 1 : place + 2]) or "nothing"
+            raise ValueError(
+                f"--accelerate needs a file, e.g. recipes/accelerate/multi_gpu.yaml; got {got}"
+            )
+        from ..train import ARGUMENTS
+        from ..training.recipe import check
+
+        file, rest = words[place + 1], [*words[:place], *words[place + 2 :]]
+        check(rest, *ARGUMENTS)  # here, in one line, rather than in every process
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", file]
+        command += ["-m", "timm_ternary.train", *rest]
+        raise typer.Exit(subprocess.run(command, check=False).returncode)
+    from ..train import main as run
+
+    run(words)
