@@ -1,4 +1,4 @@
-"""What a tracker gets: --report_to tensorboard."""
+"""What a tracker gets: --report_to tensorboard, --report_to trackio."""
 
 from __future__ import annotations
 
@@ -44,6 +44,19 @@ def test_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert [event.value for event in found] == pytest.approx(_history(run, tag)), tag
     assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 11))
     assert len(set(_history(run, "train/threshold/second"))) > 1
+
+
+def test_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read on import
+    trackio = pytest.importorskip("trackio")
+    options: dict[str, Any] = {"project": "ternary", "run_name": "one", **EACH_STEP}
+    run = trainer(tmp_path, report_to=["trackio"], **options)
+    run.train()
+    logs = trackio.SQLiteStorage.get_logs("ternary", "one")
+    for tag, count in EXPECTED.items():
+        found = [entry[tag] for entry in logs if tag in entry]
+        assert len(found) == count, tag
+        assert found == pytest.approx(_history(run, tag)), tag
 
 
 def test_nothing_is_reported_unless_asked(tmp_path: Path) -> None:
