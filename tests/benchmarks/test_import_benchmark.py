@@ -18,7 +18,7 @@ print(time.perf_counter() - start)
 
 @pytest.mark.benchmark
 def test_import_adds_at_most_half_a_second() -> None:
-    """The issue's limit, after ``import timm``; the median of five processes."""
+    """The limit, after ``import timm``; the median of five processes."""
     seconds = []
     for _ in range(5):
         done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True)

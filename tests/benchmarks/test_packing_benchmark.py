@@ -65,7 +65,7 @@ def measure(work: str, encoding: str) -> dict[str, float]:
 @pytest.mark.skipif(sys.platform != "linux", reason="the high-water mark is reset through /proc")
 @pytest.mark.parametrize(("work", "rate"), [("decode", 0.8), ("encode", 0.3)])
 def test_2bit(work: str, rate: float) -> None:
-    """The issue's limits."""
+    """The limits."""
     values = measure(work, "2bit")
     assert values["rate"] >= rate
     assert values["bytes"] <= 2

@@ -29,7 +29,7 @@ from timm_ternary.training.thresholds import quantized_once
 
 BATCH, PIXELS, ROUNDS = 32, 224, 3
 JOINT, ALTERNATE = 1.10, 2.15
-"""The issue's limits: steps of ResNet-18 beside the float step."""
+"""Limits: steps of ResNet-18 relative to the float step."""
 
 KINDS: dict[str, tuple[int, dict[str, Any]]] = {
     "joint": (1, {"update": "joint"}),
@@ -102,7 +102,7 @@ def seconds(step: Callable[[], None], times: int = 1) -> float:
 
 @pytest.mark.benchmark
 def test_steps_of_resnet18(tmp_path: Path) -> None:
-    """The issue's limits."""
+    """The limits."""
     steps = {"float": (1, stepper(Stock, timm.create_model("resnet18"), tmp_path))}
     for kind, (cycle, options) in KINDS.items():
         model = timm.create_model("resnet18_tern")
