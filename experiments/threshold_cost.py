@@ -3,12 +3,12 @@
 On the bundled digits (about half a minute a run on one core):
 
     timm-ternary train recipes/digits/resnet8_float.yaml
-    python experiments/threshold_cost.py recipes/digits/resnet8_tga.yaml --seeds 0 1 2 3 4
+    python experiments/threshold_cost.py recipes/digits/resnet8_tga.yaml --seeds 0 1 2
 
-On CIFAR-10 files, from float weights (a minute and a half a run on one core):
+On CIFAR-10 files, from float weights (a minute a run on one core):
 
     python experiments/threshold_cost.py recipes/cifar10/resnet20_tga.yaml --dataset DIRECTORY \\
-        --checkpoint WEIGHTS --max_train_samples 10000 --num_train_epochs 3 \\
+        --checkpoint WEIGHTS --max_train_samples 4000 --num_train_epochs 3 \\
         --learning_rate 0.05 --lr_milestones 1.5 2.5
 
 Words that are not options of this script are fields of the recipe, for every run. A run whose
