@@ -15,6 +15,7 @@ from ..layers import latent_weight
 from ..quantizers.base import Quantizer
 from . import monitor, sharded, thresholds
 from .callbacks import RefreshQuantizers
+from .fused import CompiledQuantizers
 from .image_trainer import ImageTrainer
 from .optim import (
     TwoPhaseOptimizer,
@@ -69,6 +70,7 @@ class TernaryTrainer(ImageTrainer):
         self._layers: list[nn.Module] = []
         self._thresholds: dict[str, nn.Parameter] = {}
         self._alternate = self._sharded = False
+        self._compiled: CompiledQuantizers | None = None
         self._steps_per_epoch = 0
         self._group: tuple[list[Any], Any] | None = None
         self._batches = 1
@@ -124,6 +126,8 @@ class TernaryTrainer(ImageTrainer):
             raise ValueError("a packed model cannot be trained: type timm_ternary.unpack_(model)")
         self._quantizers = quantizers_of(model)
         self._layers = [model.get_submodule(name) for name in self._quantizers]
+        if self.args.compile_quantizers:
+            self._compiled = CompiledQuantizers(self._layers)
         found = thresholds.quantizer_parameters(self._quantizers)
         self._thresholds = {name: p for name, p in found.items() if p.requires_grad}
         update = thresholds.resolve_update(self.args.update, self._quantizers.values())
@@ -326,6 +330,8 @@ class TernaryTrainer(ImageTrainer):
         # A compiled model would take the cache, a global variable, for part of its graph.
         if self.args.torch_compile or (self._sharded and self.args.gradient_checkpointing):
             return nullcontext()
+        if self._compiled is not None:
+            return self._compiled.quantized_once()
         # Weights in shards are whole inside the forward pass only: quantized at the first use.
         return thresholds.quantized_once([] if self._sharded else self._layers)
 
