@@ -200,12 +200,12 @@ def test_refuses_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         arguments(tmp_path, compile_quantizers=True)
 
 
-def test_no_compiler_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inductor.cpp, "cxx", (None, str(tmp_path / "none")))
-    monkeypatch.setattr(inductor, "force_disable_caches", True)
+def test_no_compiler_is_one_line(tmp_path: Path) -> None:
     model = ternarize_(nn.Linear(5, 3), TernaryConfig())
     compiled = CompiledQuantizers(layers_of(model))
-    with pytest.raises(ValueError, match=r"No working C\+\+ compiler.*set CXX, or leave") as found:
+    changes = {"cpp.cxx": (None, str(tmp_path / "none")), "force_disable_caches": True}
+    line = r"No working C\+\+ compiler.*set CXX, or leave"
+    with inductor.patch(changes), pytest.raises(ValueError, match=line) as found:
         with compiled.quantized_once():
             pass
     assert "\n" not in str(found.value)
