@@ -1,4 +1,4 @@
-"""What a ternary training step costs beside a float one; run with -m benchmark -s.
+"""What a ternary training step costs beside a float one; run with -m benchmark -rP.
 
 One process takes the kinds of steps in turn, so that whatever else the machine does falls on all
 of them alike. Times are CPU seconds of the process: those of one thread, where nobody else's work
@@ -21,15 +21,11 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import Trainer
 
-from timm_ternary import TernaryConfig, ternarize_
-from timm_ternary.convert import quantizers_of
-from timm_ternary.quantizers import names
 from timm_ternary.training import TernaryTrainer, TernaryTrainingArguments
-from timm_ternary.training.thresholds import quantized_once
 
 BATCH, PIXELS, ROUNDS = 32, 224, 3
 JOINT, ALTERNATE = 1.10, 2.15
-"""Limits: steps of ResNet-18 relative to the float step."""
+"""The limits that the project holds: steps of ResNet-18 beside the float step."""
 
 KINDS: dict[str, tuple[int, dict[str, Any]]] = {
     "joint": (1, {"update": "joint"}),
@@ -102,7 +98,7 @@ def seconds(step: Callable[[], None], times: int = 1) -> float:
 
 @pytest.mark.benchmark
 def test_steps_of_resnet18(tmp_path: Path) -> None:
-    """The limits."""
+    """No step costs more than the limits above."""
     steps = {"float": (1, stepper(Stock, timm.create_model("resnet18"), tmp_path))}
     for kind, (cycle, options) in KINDS.items():
         model = timm.create_model("resnet18_tern")
@@ -121,23 +117,3 @@ def test_steps_of_resnet18(tmp_path: Path) -> None:
         print(f"{kind}: {1e3 * statistics.median(times):.0f} ms, {ratios[kind]:.2f} x float")
     assert ratios["joint"] <= JOINT
     assert ratios["alternate"] <= ALTERNATE
-
-
-@pytest.mark.benchmark
-@pytest.mark.parametrize("model", ["resnet18", "mobilenetv3_large_100"])
-def test_quantizing_all_layers(model: str) -> None:
-    """Both ways through all weights, once, as in each pass; no limit of its own."""
-    for method in names():
-        ternary = ternarize_(timm.create_model(model), TernaryConfig(method=method)).train()
-        layers = [ternary.get_submodule(name) for name in quantizers_of(ternary)]
-        parameters = [p for layer in layers for p in layer.parametrizations.parameters()]
-
-        def both(layers: list[Any] = layers, parameters: list[nn.Parameter] = parameters) -> None:
-            with quantized_once(layers):
-                weights = [layer.weight for layer in layers]
-            ones = [torch.ones_like(weight) for weight in weights]
-            torch.autograd.grad(weights, parameters, ones, allow_unused=True)
-
-        both()
-        times = [seconds(both) for _ in range(ROUNDS)]
-        print(f"{model}, {method}: {1e3 * statistics.median(times):.0f} ms a pass")

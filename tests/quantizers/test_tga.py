@@ -314,7 +314,9 @@ def test_more_bases_of_bell_shaped_weights_are_restored_with_their_codes():
     torch.testing.assert_close(again.pos, code.pos, rtol=0.1, atol=0)
 
 
-@pytest.mark.parametrize("value", [-0.1, float("inf"), float("nan"), "0.1", None, [], [0.1, -1]])
+@pytest.mark.parametrize(
+    "value", [-0.1, float("inf"), float("nan"), "0.1", None, True, [], [0.1, -1]]
+)
 def test_a_bad_init_factor_is_named(value):
     with pytest.raises(ValueError, match=rf"init_factor must be .*got {re.escape(repr(value))}"):
         TGA(torch.ones(2, 2), init_factor=value)

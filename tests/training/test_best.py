@@ -64,6 +64,30 @@ def test_training_stops_when_nothing_gets_better(
     assert run.state.global_step == stops
 
 
+def test_a_plateau_is_where_the_accuracy_no_longer_grows(tmp_path: Path) -> None:
+    rates = {}
+    for name, accuracies in {"grows": (0.1, 0.2, 0.3, 0.4, 0.5), "stays": (0.5,)}.items():
+        run = trainer(
+            tmp_path / name,
+            max_steps=5,
+            early_stopping_patience=9,
+            lr_scheduler_type="reduce_lr_on_plateau",
+            lr_scheduler_kwargs={"patience": 0, "factor": 0.5},
+            **EACH_STEP,
+        )
+        run.compute_metrics = _says(*accuracies)
+        run.train()
+        log = [e["learning_rate"] for e in run.state.log_history if "learning_rate" in e]
+        rates[name] = log
+    assert set(rates["grows"]) == {0.05}
+    assert rates["stays"][-1] < 0.05 / 4
+
+
+def test_saving_the_best_means_the_accuracy(tmp_path: Path) -> None:
+    args = arguments(tmp_path, save_strategy="best", eval_strategy="epoch")
+    assert args.metric_for_best_model == "accuracy" and args.greater_is_better
+
+
 def test_it_looks_at_the_accuracy_that_is_really_reached(tmp_path: Path) -> None:
     options = {"learning_rate": 0.0, "eval_strategy": "epoch", "num_train_epochs": 9}
     run = trainer(tmp_path, early_stopping_patience=3, threshold_learning_rate=0.0, **options)

@@ -227,6 +227,12 @@ def test_lazy_and_in_memory_evaluation_agree(tmp_path: Path) -> None:
         torch.testing.assert_close(lazy[index]["pixel_values"], kept[index]["pixel_values"])
 
 
+def test_an_augmentation_that_timm_does_not_know(tmp_path: Path) -> None:
+    args = DataArguments(dataset=folder(tmp_path / "d", side=80), auto_augment="foo")
+    with pytest.raises(ValueError, match=r"auto_augment='foo' is not .*e\.g\. rand-m9-mstd0\.5"):
+        load_data(args, model_cfg={"input_size": (3, 72, 72)})
+
+
 def test_lazy_augmentation_is_reproducible_and_leaves_the_generators_alone(tmp_path: Path) -> None:
     args = DataArguments(
         dataset=folder(tmp_path / "d", side=80),

@@ -81,6 +81,40 @@ def test_layers_that_are_shared_and_read() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
 
 
+class Keyword(nn.Module):
+    """Calls a layer by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(input=self.first(input=x))
+
+
+def test_layers_that_are_called_by_keyword() -> None:
+    model = ternarize_(Keyword(), TernaryConfig()).double()
+    images = torch.randn(5, 4, dtype=torch.float64)
+    (_, expected), (_, found) = (gradients(model, images, project) for project in (False, True))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
+
+
+def test_halves_neither_overflow_nor_vanish() -> None:
+    x = torch.full((4, 8), 100.0, dtype=torch.float16, requires_grad=True)
+    weight = torch.full((2, 3), 1e-4, dtype=torch.float16, requires_grad=True)
+    out = projection._Projected.apply(x, weight)
+    (found,) = torch.autograd.grad(out, weight, torch.full_like(out, 2000.0))
+    # <grad, x> q / <q, q> is beyond what half precision holds: infinite, neither NaN nor 0.
+    assert bool((found == torch.inf).all())
+    weight = torch.full((2, 3), 2e-4, requires_grad=True)
+    (found,) = torch.autograd.grad(
+        projection._Projected.apply(x, weight), weight, torch.full_like(x, 2000.0)
+    )
+    torch.testing.assert_close(
+        found, torch.full((2, 3), 4 * 8 * 2e5 / (6 * 2e-4)), rtol=1e-3, atol=0
+    )
+
+
 def test_weights_of_zeros_have_gradient_zero() -> None:
     model = ternarize_(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), TernaryConfig())
     with torch.no_grad():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 from accelerate.commands.config.config_args import load_config_from_file
 
 from timm_ternary.config import TernaryConfig
@@ -200,3 +201,11 @@ def test_every_launch_file_is_read_by_accelerate(path: Path) -> None:
     assert config.num_processes >= config.num_machines
     expected = {"one_gpu": "NO", "fsdp2": "FSDP"}.get(path.stem, "MULTI_GPU")
     assert str(getattr(config.distributed_type, "value", config.distributed_type)) == expected
+
+
+def test_the_command_of_fsdp2_names_the_blocks_of_its_model() -> None:
+    text = (RECIPES / "README.md").read_text()
+    found = re.search(r"fsdp2\.yaml.*?cls_to_wrap (\w+).*?recipes/(\S+\.yaml)", text, re.DOTALL)
+    assert found is not None
+    name = load_yaml(RECIPES / found[2])["model"].partition(".")[0].removesuffix("_tern")
+    assert found[1] in {type(module).__name__ for module in timm.create_model(name).modules()}

@@ -177,3 +177,16 @@ def test_bad_temperatures_are_named(tmp_path: Path, value: object) -> None:
 def test_a_temperature_without_soft_epochs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="type --soft_epochs N"):
         arguments(tmp_path, soft_temperature=[5.0, 50.0])
+
+
+def test_a_run_that_ends_while_it_is_soft_is_refused(tmp_path: Path) -> None:
+    run = trainer(tmp_path, max_steps=4, soft_epochs=1)
+    with pytest.raises(ValueError, match="are 10 optimizer steps, but the run has 4"):
+        run.train()
+
+
+def test_the_shortest_soft_start_is_one_step(tmp_path: Path) -> None:
+    run = trainer(tmp_path, max_steps=3, soft_epochs=0.001)
+    run.train()
+    logs = [entry for entry in run.state.log_history if "loss" in entry]
+    assert ["soft_temperature" in entry for entry in logs] == [True, False, False]

@@ -103,7 +103,10 @@ class TGA(Quantizer):
     ) -> None:
         super().__init__(weight, granularity=granularity)
         factors = list(init_factor) if isinstance(init_factor, Sequence) else [init_factor]
-        numbers = all(isinstance(f, (int, float)) and 0 <= f < math.inf for f in factors)
+        numbers = all(
+            isinstance(f, (int, float)) and not isinstance(f, bool) and 0 <= f < math.inf
+            for f in factors
+        )
         if not numbers or not 1 <= len(factors) <= _MAX_BASES:
             raise ValueError(
                 f"init_factor must be a finite number >= 0, e.g. 0.1, or a list of 1 to "

@@ -53,8 +53,9 @@ class CheckedTrainer(Trainer):
             ValueError: The data end early; a parameter is not finite (names it).
         """
         if self.args.logging_nan_inf_filter:
-            # A threshold that is NaN makes zeros of its weights, and the loss looks well. The
-            # Trainer waits for the device once a step too, unless that field tells it not to.
+            # The loss may look well: tga takes a threshold that is NaN for one of 3 sigma, and ttq
+            # makes zeros of all weights that share a group with one that is NaN. The Trainer waits
+            # for the device once a step too, unless that field tells it not to.
             self._check_model()
         try:
             batches, count = super().get_batch_samples(epoch_iterator, num_batches, *args, **kwargs)

@@ -110,18 +110,24 @@ def _measured(pixels: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float
 def train_transform(args: DataArguments, how: Preprocessing, hflip: float) -> Compose:
     """timm's training transform; small images are padded and cropped instead of resized."""
     size = how.input_size[-1]
-    transform = create_transform(
-        how.input_size,
-        is_training=True,
-        scale=tuple(args.random_resized_crop or (0.08, 1.0)),
-        hflip=hflip,
-        color_jitter=args.color_jitter or None,
-        auto_augment=args.auto_augment,
-        interpolation=how.interpolation,
-        mean=how.mean,
-        std=how.std,
-        re_prob=args.re_prob,
-    )
+    try:
+        transform = create_transform(
+            how.input_size,
+            is_training=True,
+            scale=tuple(args.random_resized_crop or (0.08, 1.0)),
+            hflip=hflip,
+            color_jitter=args.color_jitter or None,
+            auto_augment=args.auto_augment,
+            interpolation=how.interpolation,
+            mean=how.mean,
+            std=how.std,
+            re_prob=args.re_prob,
+        )
+    except AssertionError as error:  # timm's, for words that it does not know
+        raise ValueError(
+            f"auto_augment={args.auto_augment!r} is not one of timm's ({error}); "
+            "e.g. rand-m9-mstd0.5"
+        ) from error
     if args.random_resized_crop is None and size <= SMALL:
         # As timm's own training script did for small images: its first step is the resized crop.
         crop = RandomCrop(size, padding=args.padding or None)

@@ -81,7 +81,7 @@ def _below(args: DataArguments, name: str) -> list[Part]:
 def _directories(args: DataArguments, name: str) -> dict[str, Path]:
     """Directory or tar file of each split."""
     root = Path(name).expanduser()
-    if not root.is_dir():
+    if not name or not root.is_dir():
         raise ValueError(
             f"cannot read {title(args)}: {name!r} is not a directory; type timm:ROOT for the "
             "directory that holds train and test, or train.tar and test.tar"

@@ -13,7 +13,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from .training_arguments import TernaryTrainingArguments, takes
+from .argument_checks import takes
+from .training_arguments import TernaryTrainingArguments
 
 __all__ = [
     "TwoPhaseOptimizer",

@@ -46,8 +46,9 @@ class _Projected(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         dtype = torch.promote_types(grad.dtype, torch.float32)
-        square = weight.square().sum(dtype=dtype)
-        share = (grad * x).sum(dtype=dtype) / square
+        # Products of halves overflow, and their squares vanish.
+        square = weight.to(dtype).square().sum()
+        share = (grad.to(dtype) * x).sum() / square
         # All zeros: either S = 0, a coincidence, or no code that S could scale.
         return grad, weight * share.masked_fill(square == 0, 0).to(weight.dtype)
 
@@ -92,11 +93,11 @@ def projected(layers: Iterable[nn.Module]) -> Iterator[None]:
 def _forward(layer: Any) -> Callable[[Tensor], Tensor]:
     call = _LAYERS[parametrize.type_before_parametrizations(layer)]
 
-    def forward(x: Tensor) -> Tensor:
+    def forward(input: Tensor) -> Tensor:  # by torch's name: models may call it by keyword
         weight = layer.weight
         # The images need no gradient, and the first layer's weight costs less than theirs would.
-        if x.requires_grad:
-            x, weight = _Projected.apply(x, weight), weight.detach()
-        return call(layer, x, weight)
+        if input.requires_grad:
+            input, weight = _Projected.apply(input, weight), weight.detach()
+        return call(layer, input, weight)
 
     return forward

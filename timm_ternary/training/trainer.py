@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..layers import latent_weight
 from . import monitor, sharded, thresholds
 from .callbacks import RefreshQuantizers
+from .fused import CompiledQuantizers
 from .projection import projected
 from .soften import SOFT_TEMPERATURE, SoftStart, soft_temperature_at
 from .two_phase_trainer import TwoPhaseTrainer, two_phase
@@ -51,6 +52,7 @@ class TernaryTrainer(TwoPhaseTrainer):
 
     def __init__(self, model: Any = None, args: Any = None, *rest: Any, **options: Any) -> None:
         super().__init__(model, args, *rest, **options)
+        self._compiled: CompiledQuantizers | None = None
         self._group: tuple[list[Any], Any] | None = None
         self._batches = 1
         self._penalized = False
@@ -75,6 +77,11 @@ class TernaryTrainer(TwoPhaseTrainer):
             for quantizer in self._quantizers.values():
                 quantizer.soften(None)
             self._group = None
+
+    def _inspect(self, model: nn.Module) -> None:
+        super()._inspect(model)
+        if self.args.compile_quantizers:
+            self._compiled = CompiledQuantizers(self._layers)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """As the Trainer's; remembers the effective batch for the threshold pass.
@@ -141,7 +148,12 @@ class TernaryTrainer(TwoPhaseTrainer):
         """
         if not self._quantizers:
             raise ValueError("soft_epochs is for ternary models, this one is float: leave it out")
-        steps = round(self.args.soft_epochs * self._steps_per_epoch)
+        steps = max(round(self.args.soft_epochs * self._steps_per_epoch), 1)
+        if steps > self.state.max_steps:
+            raise ValueError(
+                f"soft_epochs={self.args.soft_epochs!r} are {steps} optimizer steps, but the run "
+                f"has {self.state.max_steps}: lower soft_epochs, the rest trains the hard staircase"
+            )
         start, end = self.args.soft_temperature or SOFT_TEMPERATURE
         temperature = soft_temperature_at(step, steps, start, end)
         for quantizer in self._quantizers.values():
@@ -215,6 +227,8 @@ class TernaryTrainer(TwoPhaseTrainer):
         # A compiled model would take the cache, a global variable, for part of its graph.
         if self.args.torch_compile or (self._sharded and self.args.gradient_checkpointing):
             return nullcontext()
+        if self._compiled is not None:
+            return self._compiled.quantized_once()
         # Weights in shards are whole inside the forward pass only: quantized at the first use.
         return thresholds.quantized_once([] if self._sharded else self._layers)
 
