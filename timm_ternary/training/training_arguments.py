@@ -189,5 +189,4 @@ class TernaryTrainingArguments(ArgumentChecks, TrainingArguments):
         if self.lr_scheduler_type == "reduce_lr_on_plateau" and self.metric_for_best_model:
             # transformers hands it that metric, but lets it wait for smaller values always.
             mode = "max" if self.greater_is_better else "min"
-            given: Any = self.lr_scheduler_kwargs
-            self.lr_scheduler_kwargs = {"mode": mode, **(given or {})}
+            self.lr_scheduler_kwargs: Any = {"mode": mode, **(self.lr_scheduler_kwargs or {})}
