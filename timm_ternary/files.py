@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -10,7 +11,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["atomic_write", "bundled", "write_json"]
+__all__ = [
+    "FIGURE_NAME",
+    "HISTORY_NAME",
+    "METRICS_NAME",
+    "TRAINING_NAME",
+    "atomic_write",
+    "bundled",
+    "sha256",
+    "write_json",
+]
+
+# What a run writes beside its model, and a card reads.
+TRAINING_NAME, METRICS_NAME, HISTORY_NAME = "training.json", "metrics.json", "history.json"
+FIGURE_NAME = "weights.png"
 
 
 @contextmanager
@@ -41,6 +55,15 @@ def write_json(path: Path, values: Any) -> None:
     text = json.dumps(values, indent=2) + "\n"
     with atomic_write(path, lambda scratch: scratch.write_text(text, encoding="utf-8")):
         pass
+
+
+def sha256(path: Path) -> str:
+    """The digest of a file, in hexadecimal."""
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()
 
 
 def bundled(name: str) -> Path:

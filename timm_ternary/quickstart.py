@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from .checkpoint import load_packed
-from .files import bundled, write_json
+from .files import FIGURE_NAME, METRICS_NAME, bundled, write_json
 from .report import weight_histograms
 from .select import HOSTS
 from .summary import summarize
@@ -77,8 +77,8 @@ def _quickstart(output: Path, say: Callable[[str], object]) -> QuickstartMetrics
     first = _fit("float", output / "float")
     say("2/3  ternary training: thresholds and weights in turn")
     second = _fit("tga", output / "ternary", "--checkpoint", str(output / "float"))
-    figure = weight_histograms(second.model, output / "weights.png")
-    shutil.copyfile(figure, output / "ternary" / figure.name)
+    figure = weight_histograms(second.model, output / FIGURE_NAME)
+    shutil.copyfile(figure, output / "ternary" / FIGURE_NAME)
     say("3/3  loading the packed directory back")
     reloaded = load_packed(output / "ternary")  # `fit` has measured its accuracy
     summary = summarize(reloaded)
@@ -93,7 +93,7 @@ def _quickstart(output: Path, say: Callable[[str], object]) -> QuickstartMetrics
         layers=sum(isinstance(module, HOSTS) for module in reloaded.modules()),
         seconds=time.perf_counter() - start,
     )
-    write_json(output / "metrics.json", asdict(metrics))
+    write_json(output / METRICS_NAME, asdict(metrics))
     return metrics
 
 

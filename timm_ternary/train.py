@@ -22,7 +22,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from . import models  # noqa: F401  (registers them with timm)
 from .checkpoint import load_packed, save_float, save_packed
 from .convert import config_of, quantizers_of
-from .files import write_json
+from .files import HISTORY_NAME, METRICS_NAME, TRAINING_NAME, write_json
 from .inference import accuracy
 from .quantizers import Quantizer
 from .summary import summarize
@@ -30,7 +30,7 @@ from .training.arguments import DataArguments, ModelArguments
 from .training.build import Start, build_model, find_start
 from .training.checks import check_streaming
 from .training.data import Data, load_data
-from .training.facts import HISTORY_NAME, METRICS_NAME, TRAINING_NAME, gpu_names, training_facts
+from .training.facts import gpu_names, training_facts
 from .training.recipe import describe, parse
 from .training.sharded import load_whole
 from .training.trainer import TernaryTrainer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -20,6 +19,7 @@ from accelerate.utils import gather_object
 from timm.models import parse_model_name
 
 from ..config import TernaryConfig
+from ..files import METRICS_NAME, TRAINING_NAME, sha256
 from ..quantizers import resolve
 from ..version import __version__
 from ..weights_file import WEIGHTS_NAME
@@ -28,16 +28,7 @@ from .build import Start
 from .data import Data
 from .training_arguments import TernaryTrainingArguments
 
-__all__ = [
-    "HISTORY_NAME",
-    "METRICS_NAME",
-    "TRAINING_NAME",
-    "digest",
-    "gpu_names",
-    "training_facts",
-]
-
-TRAINING_NAME, METRICS_NAME, HISTORY_NAME = "training.json", "metrics.json", "history.json"
+__all__ = ["gpu_names", "training_facts"]
 
 # Arguments that have a place of their own, or that say where and how a run is watched.
 _UNTOLD = {
@@ -79,7 +70,7 @@ def training_facts(
     left_out: dict[str, str] = {}
     dataset = _dataset(data_args, data)
     facts = {
-        "weights_sha256": digest(Path(args.output_dir) / WEIGHTS_NAME),
+        "weights_sha256": sha256(Path(args.output_dir) / WEIGHTS_NAME),
         "dataset": dataset,
         "base": _base(model_args, start, dataset, left_out),
         "ternary": None if config is None else resolve(config).to_dict(),
@@ -105,21 +96,12 @@ def gpu_names(args: TernaryTrainingArguments) -> list[str]:
     return list(gather_object([name or args.device.type]))
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        sha = hashlib.sha256()
-        while block := file.read(1 << 20):
-            sha.update(block)
-    return sha.hexdigest()
-
-
 def _dataset(args: DataArguments, data: Data) -> dict[str, Any]:
     """Name, splits and counts; a count is null for a stream."""
     train, evaluation = (len(d) if isinstance(d, Sized) else None for d in (data.train, data.eval))
     return {
         "name": _dataset_name(args.dataset),
-        "on_hub": _on_hub(args.dataset),
+        "hub_id": str(args.dataset) if _on_hub(args.dataset) else None,
         "config": args.dataset_config,
         "train_split": data.splits[0],
         "train_images": train,
@@ -180,7 +162,7 @@ def _float_accuracy(
             for name in (TRAINING_NAME, METRICS_NAME)
         )
         same_data, ternary = facts["dataset"] == dataset, facts["ternary"] is not None
-        same_file = facts["weights_sha256"] == digest(weights)
+        same_file = facts["weights_sha256"] == sha256(weights)
         accuracy = float(metrics["eval_accuracy"])
     except (OSError, ValueError, KeyError, TypeError):
         left_out[missing] = (
