@@ -150,7 +150,7 @@ def _model(facts: CardFacts) -> _Rows:
     if base:
         rows.append(("base checkpoint", base))
     rows.append(("method", _method_line(facts)))
-    rows.append(("one scale for each", str(quantizers.resolve(config).granularity)))
+    rows.append(("granularity of the scales", str(quantizers.resolve(config).granularity)))
     rows.append(("layers left in float", ", ".join(map(one_line, config.exclude)) or "none"))
     return rows
 
@@ -183,7 +183,7 @@ def _training(facts: CardFacts) -> _Rows:
     cores, gpus = facts.get("hardware.cores", int), facts.get("hardware.gpus", list)
     versions = facts.get("versions", dict) or {}
     return _some(
-        ("time", None if seconds is None else f"{seconds:,.1f} s"),
+        ("time of training", None if seconds is None else f"{seconds:,.1f} s"),
         ("optimizer steps", None if steps is None else f"{steps:,}"),
         ("epochs", None if epochs is None else f"{epochs:g}"),
         ("GPUs", ", ".join(map(_text, gpus)) if gpus else None),
@@ -245,7 +245,7 @@ def _escaped(value: Any) -> Any:
     """Every value that the template inserts: Markdown and HTML show it as it is."""
     if isinstance(value, _Code):
         return value
-    text = re.sub(r"([\\`*\[\]<>|~&$#])", r"\\\1", str(value))
+    text = re.sub(r"([\\`*\[\]<>|~$#]|&(?=[#\w]+;))", r"\\\1", str(value))
     # An underscore within a word has no meaning; names of architectures stay legible.
     text = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
     return re.sub(r"^([-+=]|\d+(?=[.)](?:\s|$)))", _escaped_start, text)
