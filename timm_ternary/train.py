@@ -140,6 +140,8 @@ def fit(
             seconds=None if resume else metrics["train_runtime"],
             gpus=gpus,
         )
+        # Before the last check: what was measured is not lost with a file that cannot be read back.
+        write_json(Path(args.output_dir) / METRICS_NAME, metrics)
         write_json(Path(args.output_dir) / TRAINING_NAME, facts)
         write_json(Path(args.output_dir) / HISTORY_NAME, trainer.state.log_history)
         metrics = _with_reloaded_accuracy(metrics, data, args)
@@ -159,10 +161,8 @@ def save_model(model: nn.Module, directory: str | Path) -> None:
 def _with_reloaded_accuracy(
     metrics: dict[str, Any], data: Data, args: TernaryTrainingArguments
 ) -> dict[str, Any]:
-    """Write `metrics`, and with them the top-1 accuracy of what `save_model` wrote, 0 to 1."""
+    """`metrics` and the top-1 accuracy of what `save_model` wrote, 0 to 1; both in the file."""
     directory = Path(args.output_dir)
-    # Before too: what was measured so far is not lost with a file that cannot be read back.
-    write_json(directory / METRICS_NAME, metrics)
     if is_packed_file(directory / WEIGHTS_NAME):
         model = load_packed(directory)
     else:
