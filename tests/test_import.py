@@ -31,6 +31,8 @@ LAYERS = (
     {"layers", "select", "weights_file"},
     {"convert"},
     {"checkpoint", "summary"},
+    {"card_facts"},
+    {"card"},
     {"models.alexnet", "models.resnet_cifar", "models.load"},
     {"models.ternary"},
     {"models"},
@@ -41,7 +43,7 @@ LAYERS = (
     {"train"},
     {"quickstart"},
     {"cli.common"},
-    {"cli.models", "cli.training"},
+    {"cli.card", "cli.models", "cli.training"},
     {"cli"},
     {"cli.__main__"},
 )

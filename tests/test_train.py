@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -84,6 +85,82 @@ def test_a_float_run_writes_what_timm_loads(float_run: Path) -> None:
     assert "num_classes" not in config.get("model_args", {})
     model = timm.create_model(f"local-dir:{float_run}", pretrained=True).eval()
     assert model(eval_images()).shape == (64, 10)
+
+
+def test_a_run_writes_facts_its_history_and_what_the_file_gives(
+    float_run: Path, tmp_path: Path
+) -> None:
+    options = {"model": "resnet8_cifar_tern", "checkpoint": str(float_run), "ternary": "twn"}
+    found = train.main(recipe(tmp_path, **options, logging_steps=1, eval_strategy="epoch"))
+    metrics, facts, history = (
+        json.loads((tmp_path / "out" / f"{name}.json").read_text())
+        for name in ("metrics", "training", "history")
+    )
+    assert metrics == found
+    assert metrics["reloaded_accuracy"] == metrics["eval_accuracy"]
+    weights = (tmp_path / "out" / "model.safetensors").read_bytes()
+    assert facts["weights_sha256"] == hashlib.sha256(weights).hexdigest()
+    assert facts["dataset"] == {
+        "name": "digits",
+        "hub_id": None,
+        "config": None,
+        "train_split": "train",
+        "train_images": 128,
+        "eval_split": "test",
+        "eval_images": 64,
+        "classes": 10,
+    }
+    accuracy = json.loads((float_run / "metrics.json").read_text())["eval_accuracy"]
+    assert facts["base"] == {"name": "out", "hub_id": None, "float_accuracy": accuracy}
+    twn = {"method": "twn", "granularity": "layer", "exclude": [], "options": {}}
+    assert facts["ternary"] == twn
+    assert facts["arguments"]["learning_rate"] == 0.02 and facts["arguments"]["padding"] == 1
+    assert not {"output_dir", "checkpoint", "use_cpu", "logging_steps"} & facts["arguments"].keys()
+    assert facts["seconds"] == metrics["train_runtime"]
+    assert (facts["steps"], facts["epochs"]) == (3, 0.75)
+    assert facts["hardware"]["cpu"] and facts["hardware"]["cores"] >= 1
+    assert facts["hardware"]["gpus"] == [] and facts["hardware"]["processes"] == 1
+    assert facts["versions"]["timm_ternary"] == timm_ternary.__version__
+    assert facts["versions"]["timm"] == timm.__version__
+    assert facts["evaluation"] == (
+        "timm-ternary evaluate DIR --dataset digits --split test --max-samples 64"
+    )
+    assert facts["left_out"] == {}
+    assert [entry["step"] for entry in history if "loss" in entry] == [1, 2, 3]
+    assert history[-1]["eval_accuracy"] == metrics["eval_accuracy"]
+
+
+def test_the_reloaded_accuracy_is_that_of_the_file(
+    float_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file gets another model than the one that was trained: it always says `answer`."""
+    data = load_data(DataArguments(dataset="digits", max_eval_samples=64)).eval
+    shares = data.__getitems__(range(64))["labels"].bincount() / 64
+    answers = int(shares.argmin()), int(shares.argmax())
+    assert shares[answers[0]] < shares[answers[1]]
+    for answer in answers:
+
+        def save_another(model: torch.nn.Module, directory: str, answer: int = answer) -> None:
+            with torch.no_grad():
+                model.fc.bias[answer] += 1e6
+            timm_ternary.checkpoint.save_packed(model, directory)
+
+        monkeypatch.setattr(train, "save_model", save_another)
+        words = recipe(tmp_path, model="resnet8_cifar_tern", checkpoint=str(float_run))
+        assert train.main(words)["reloaded_accuracy"] == float(shares[answer])
+
+
+def test_nothing_is_lost_with_a_file_that_cannot_be_read_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(directory: Path) -> None:
+        raise ValueError("damaged")
+
+    monkeypatch.setattr(train, "load_packed", fail)
+    with pytest.raises(SystemExit):
+        train.main(recipe(tmp_path, model="resnet8_cifar_tern"))
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert "eval_accuracy" in metrics and "reloaded_accuracy" not in metrics
 
 
 class _Keep(TrainerCallback):
@@ -206,6 +283,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     before = load_file(tmp_path / "out" / "model.safetensors")
     checkpoint = tmp_path / "out" / "checkpoint-3"
     resumed = train.main([*words, "--resume_from_checkpoint", str(checkpoint)])
+    facts = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert facts["seconds"] is None and "was resumed" in facts["left_out"]["seconds"]
+    assert facts["base"] is None and "random weights" in facts["left_out"]["base"]
     after = load_file(tmp_path / "out" / "model.safetensors")
     assert resumed["eval_loss"] == whole["eval_loss"]
     assert before.keys() == after.keys()

@@ -113,6 +113,7 @@ def test_a_224_pixel_run_reloads_with_its_accuracy(tmp_path: Path, streaming: bo
     result = accuracy(packed, DataLoader(data.eval, 4, collate_fn=collate))
     assert result.images == 9
     assert result.top1 == pytest.approx(metrics["eval_accuracy"])
+    assert result.top1 == pytest.approx(metrics["reloaded_accuracy"])
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == metrics
 
 

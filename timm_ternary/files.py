@@ -1,14 +1,30 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and those that come with the project."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-__all__ = ["atomic_write"]
+__all__ = [
+    "FIGURE_NAME",
+    "HISTORY_NAME",
+    "METRICS_NAME",
+    "TRAINING_NAME",
+    "atomic_write",
+    "bundled",
+    "sha256",
+    "write_json",
+]
+
+# What a run writes beside its model, and a card reads.
+TRAINING_NAME, METRICS_NAME, HISTORY_NAME = "training.json", "metrics.json", "history.json"
+FIGURE_NAME = "weights.png"
 
 
 @contextmanager
@@ -32,6 +48,38 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> Iterator[None]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write `values` as indented JSON, in full or not at all."""
+    text = json.dumps(values, indent=2) + "\n"
+    with atomic_write(path, lambda scratch: scratch.write_text(text, encoding="utf-8")):
+        pass
+
+
+def sha256(path: Path) -> str:
+    """The digest of a file, in hexadecimal."""
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()
+
+
+def bundled(name: str) -> Path:
+    """A file of the project: beside the package in a clone, inside it once installed.
+
+    Args:
+        name: Its place in a clone, e.g. ``"recipes/digits/resnet8_tga.yaml"``.
+
+    Raises:
+        FileNotFoundError: The installation lacks it.
+    """
+    package = Path(__file__).parent
+    for root in (package.parent, package):
+        if (path := root / name).is_file():
+            return path
+    raise FileNotFoundError(f"the installed timm_ternary lacks {name}: install it anew")
 
 
 def _umask() -> int:

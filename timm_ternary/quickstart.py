@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
-from torch.utils.data import DataLoader
 
 from .checkpoint import load_packed
-from .files import atomic_write
-from .inference import accuracy
+from .files import FIGURE_NAME, METRICS_NAME, bundled, write_json
 from .report import weight_histograms
 from .select import HOSTS
 from .summary import summarize
 from .train import ARGUMENTS, Run, fit
-from .training.data import Data
 from .training.recipe import parse
 from .weights_file import WEIGHTS_NAME
 
@@ -55,8 +51,8 @@ def quickstart(
     """Train a CIFAR-style ResNet on scikit-learn's handwritten digits, float and then ternary.
 
     Writes ``float/`` and ``ternary/`` (directories that timm loads; the second packed),
-    ``metrics.json`` and ``weights.png``, the latent weights with their thresholds. An earlier
-    result in `output` is replaced.
+    ``metrics.json`` and ``weights.png``, the latent weights with their thresholds (also in
+    ``ternary/``, for its card). An earlier result in `output` is replaced.
 
     Args:
         output: Directory to write, made if need be.
@@ -81,14 +77,15 @@ def _quickstart(output: Path, say: Callable[[str], object]) -> QuickstartMetrics
     first = _fit("float", output / "float")
     say("2/3  ternary training: thresholds and weights in turn")
     second = _fit("tga", output / "ternary", "--checkpoint", str(output / "float"))
-    weight_histograms(second.model, output / "weights.png")
+    figure = weight_histograms(second.model, output / FIGURE_NAME)
+    shutil.copyfile(figure, output / "ternary" / FIGURE_NAME)
     say("3/3  loading the packed directory back")
-    reloaded = load_packed(output / "ternary")
+    reloaded = load_packed(output / "ternary")  # `fit` has measured its accuracy
     summary = summarize(reloaded)
     metrics = QuickstartMetrics(
-        float_accuracy=_accuracy(first.model, first.data),
-        ternary_accuracy=_accuracy(second.model, second.data),
-        reloaded_accuracy=_accuracy(reloaded, second.data),
+        float_accuracy=first.metrics["eval_accuracy"],
+        ternary_accuracy=second.metrics["eval_accuracy"],
+        reloaded_accuracy=second.metrics["reloaded_accuracy"],
         float_bytes=(output / "float" / WEIGHTS_NAME).stat().st_size,
         packed_bytes=(output / "ternary" / WEIGHTS_NAME).stat().st_size,
         zeros=summary.zeros,
@@ -96,26 +93,12 @@ def _quickstart(output: Path, say: Callable[[str], object]) -> QuickstartMetrics
         layers=sum(isinstance(module, HOSTS) for module in reloaded.modules()),
         seconds=time.perf_counter() - start,
     )
-    text = json.dumps(asdict(metrics), indent=2) + "\n"
-    with atomic_write(output / "metrics.json", lambda path: path.write_text(text)):
-        pass
+    write_json(output / METRICS_NAME, asdict(metrics))
     return metrics
-
-
-def _recipe(name: str) -> Path:
-    """A recipe of the project: beside the package in a clone, inside it once installed."""
-    package = Path(__file__).parent
-    for root in (package.parent, package):
-        if (path := root / "recipes" / name).is_file():
-            return path
-    raise FileNotFoundError(f"the installed timm_ternary lacks recipes/{name}: install it anew")
 
 
 def _fit(method: str, directory: Path, *options: str) -> Run:
     """Run the bundled recipe digits/resnet8_`method`."""
-    words = [str(_recipe(f"digits/resnet8_{method}.yaml")), "--output_dir", str(directory)]
+    recipe = bundled(f"recipes/digits/resnet8_{method}.yaml")
+    words = [str(recipe), "--output_dir", str(directory)]
     return fit(*parse([*words, *options], *ARGUMENTS))
-
-
-def _accuracy(model: nn.Module, data: Data) -> float:
-    return accuracy(model, DataLoader(data.eval, 512, collate_fn=data.data_collator)).top1

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from copy import deepcopy
@@ -13,25 +12,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import timm
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from . import models  # noqa: F401  (registers them with timm)
-from .checkpoint import save_float, save_packed
+from .checkpoint import load_packed, save_float, save_packed
 from .convert import config_of, quantizers_of
-from .files import atomic_write
+from .files import HISTORY_NAME, METRICS_NAME, TRAINING_NAME, write_json
+from .inference import accuracy
 from .quantizers import Quantizer
 from .summary import summarize
 from .training.arguments import DataArguments, ModelArguments
-from .training.build import build_model, find_start
+from .training.build import Start, build_model, find_start
 from .training.checks import check_streaming
 from .training.data import Data, load_data
+from .training.facts import gpu_names, training_facts
 from .training.recipe import describe, parse
 from .training.sharded import load_whole
 from .training.trainer import TernaryTrainer
 from .training.training_arguments import TernaryTrainingArguments
+from .weights_file import WEIGHTS_NAME, is_packed_file
 
 __all__ = ["ARGUMENTS", "Run", "fit", "main", "save_model"]
 
@@ -91,7 +95,9 @@ def fit(
     """Load the data, build the model, train, evaluate, and write everything to `args.output_dir`.
 
     The directory then holds model.safetensors and config.json (``timm.create_model(
-    "local-dir:DIR", pretrained=True)`` loads it; a ternary model is packed) and metrics.json.
+    "local-dir:DIR", pretrained=True)`` loads it; a ternary model is packed), metrics.json with the
+    accuracy of the model and of what is loaded back from the directory, training.json (see
+    training/facts.py) and history.json, the Trainer's log.
 
     Raises:
         ValueError: The model, the data or a field do not fit together.
@@ -101,7 +107,7 @@ def fit(
     resume = _resume(args)
     if args.process_index == 0:
         _check_writable(Path(args.output_dir))
-    data, model = _prepare(model_args, data_args, args)
+    start, data, model = _prepare(model_args, data_args, args)
     if args.device.type == "cpu":
         args.dataloader_pin_memory = False  # pinned memory serves copies to a GPU; torch warns
     trainer = TernaryTrainer(
@@ -120,9 +126,25 @@ def fit(
         trained = load_whole(trained, twin)
     if config_of(trained) is not None:
         metrics["zeros"] = summarize(trained).zeros
+    gpus = gpu_names(args)
     if trainer.is_world_process_zero():
         save_model(trained, args.output_dir)
-        _write_json(Path(args.output_dir) / "metrics.json", metrics)
+        facts = training_facts(
+            model_args,
+            data_args,
+            args,
+            start=start,
+            data=data,
+            config=config_of(trained),
+            state=trainer.state,
+            seconds=None if resume else metrics["train_runtime"],
+            gpus=gpus,
+        )
+        # Before the last check: what was measured is not lost with a file that cannot be read back.
+        write_json(Path(args.output_dir) / METRICS_NAME, metrics)
+        write_json(Path(args.output_dir) / TRAINING_NAME, facts)
+        write_json(Path(args.output_dir) / HISTORY_NAME, trainer.state.log_history)
+        metrics = _with_reloaded_accuracy(metrics, data, args)
     trainer.accelerator.wait_for_everyone()
     return Run(trained, data, metrics)
 
@@ -136,6 +158,26 @@ def save_model(model: nn.Module, directory: str | Path) -> None:
     (save_float if config_of(model) is None else save_packed)(model, directory)
 
 
+def _with_reloaded_accuracy(
+    metrics: dict[str, Any], data: Data, args: TernaryTrainingArguments
+) -> dict[str, Any]:
+    """`metrics` and the top-1 accuracy of what `save_model` wrote, 0 to 1; both in the file."""
+    directory = Path(args.output_dir)
+    if is_packed_file(directory / WEIGHTS_NAME):
+        model = load_packed(directory)
+    else:
+        model = timm.create_model(f"local-dir:{directory}", pretrained=True)
+    loader = DataLoader(
+        data.eval,
+        args.per_device_eval_batch_size,
+        collate_fn=data.data_collator,
+        num_workers=args.dataloader_num_workers,
+    )
+    metrics = {**metrics, "reloaded_accuracy": accuracy(model, loader, device=args.device).top1}
+    write_json(directory / METRICS_NAME, metrics)
+    return metrics
+
+
 def _check_writable(directory: Path) -> None:
     """Fail before hours of training, not when their result is to be written."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -145,7 +187,7 @@ def _check_writable(directory: Path) -> None:
 
 def _prepare(
     model_args: ModelArguments, data_args: DataArguments, args: TernaryTrainingArguments
-) -> tuple[Data, nn.Module]:
+) -> tuple[Start, Data, nn.Module]:
     set_seed(args.seed)
     start = find_start(model_args)
     # One process of a machine prepares what `datasets` caches; the others then read it.
@@ -167,7 +209,7 @@ def _prepare(
     )
     if data_args.streaming:
         _check_refresh(model)
-    return data, model
+    return start, data, model
 
 
 def _check_refresh(model: nn.Module) -> None:
@@ -206,13 +248,6 @@ def _last_checkpoint(directory: Path) -> Path | None:
         if path.parent.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-").isdigit()
     ]
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    with atomic_write(
-        path, lambda scratch: scratch.write_text(json.dumps(values, indent=2) + "\n")
-    ):
-        pass
 
 
 if __name__ == "__main__":

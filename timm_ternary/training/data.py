@@ -45,6 +45,7 @@ class Data:
             "labels": int64 ([N])}``.
         label_names: Name of each class, by label.
         preprocessing: Size and normalization of the images.
+        splits: Names of the splits that `train` and `eval` are read from.
         data_collator: Makes a batch of items, or passes a batch through.
     """
 
@@ -52,6 +53,7 @@ class Data:
     eval: InMemoryImages | LazyImages | StreamedImages
     label_names: tuple[str, ...]
     preprocessing: Preprocessing
+    splits: tuple[str, str]
     data_collator: Callable[[Any], dict[str, Tensor]] = collate
 
     @property
@@ -118,6 +120,7 @@ def load_data(
     chans, size = shape(train.image(0))
     hflip = _hflip(args, source.mirror)
     small = size <= SMALL
+    splits = train.name, test.name
     if _in_memory(args, small, (len(train) + len(test)) * chans * size**2):
         pixels, test_pixels = (_decode(part, chans, size) for part in (train, test))
         cfg = model_cfg if trained else None
@@ -128,6 +131,7 @@ def load_data(
             in_memory(test_pixels, test.labels),
             source.label_names,
             how,
+            splits,
         )
     how = preprocessing(args, model_cfg, (chans, size, size), small, None)
     return Data(
@@ -135,6 +139,7 @@ def load_data(
         LazyImages(test, create_transform(**asdict(how)), mode=how.mode, seed=seed),
         source.label_names,
         how,
+        splits,
     )
 
 
@@ -155,6 +160,7 @@ def _streamed(
         streamed(source.eval, create_transform(**asdict(how))),
         source.label_names,
         how,
+        (source.train.name, source.eval.name),
     )
 
 
