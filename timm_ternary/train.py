@@ -22,6 +22,7 @@ from . import models  # noqa: F401  (registers them with timm)
 from .checkpoint import save_float, save_packed
 from .convert import config_of, quantizers_of
 from .files import atomic_write
+from .hub import push_directory
 from .quantizers import Quantizer
 from .summary import summarize
 from .training.arguments import DataArguments, ModelArguments
@@ -123,6 +124,8 @@ def fit(
     if trainer.is_world_process_zero():
         save_model(trained, args.output_dir)
         _write_json(Path(args.output_dir) / "metrics.json", metrics)
+        if args.push_to_hub:
+            _publish(args, str(trainer.hub_model_id))
     trainer.accelerator.wait_for_everyone()
     return Run(trained, data, metrics)
 
@@ -134,6 +137,24 @@ def save_model(model: nn.Module, directory: str | Path) -> None:
         ValueError: The model cannot be written, e.g. holds values that are not finite.
     """
     (save_float if config_of(model) is None else save_packed)(model, directory)
+
+
+def _publish(args: TernaryTrainingArguments, repo_id: str) -> None:
+    """Upload the finished directory, which stays where it is if that fails."""
+    try:
+        push_directory(
+            args.output_dir,
+            repo_id,
+            private=args.hub_private_repo,
+            revision=args.hub_revision,
+            token=args.hub_token,
+            commit_message="End of training",
+        )
+    except OSError as error:
+        raise OSError(
+            f"the result is in {args.output_dir}, but {error}; type: timm-ternary push "
+            f"{args.output_dir} {repo_id}"
+        ) from error
 
 
 def _check_writable(directory: Path) -> None:

@@ -15,7 +15,7 @@ from ..layers import latent_weight
 from ..quantizers.base import Quantizer
 from . import monitor, sharded, thresholds
 from .callbacks import RefreshQuantizers
-from .image_trainer import ImageTrainer
+from .hub_trainer import HubTrainer
 from .optim import (
     TwoPhaseOptimizer,
     create_threshold_optimizer,
@@ -30,7 +30,7 @@ from .soften import SOFT_TEMPERATURE, SoftStart, soft_temperature_at
 __all__ = ["TernaryTrainer"]
 
 
-class TernaryTrainer(ImageTrainer):
+class TernaryTrainer(HubTrainer):
     """``transformers.Trainer`` for ternary models; a float model trains as with the Trainer itself.
 
     Models are plain timm models (``forward(images) -> logits``) or models of transformers
