@@ -133,19 +133,24 @@ def serve() -> Iterator[Hub]:
             thread.join()
 
 
+def connect(patch: pytest.MonkeyPatch, server: Hub, cache: Path) -> None:
+    """Let the client in this process speak to `server`, with files under `cache`."""
+    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    patch.setattr(constants, "ENDPOINT", server.url)
+    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    patch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    patch.setattr(constants, "HF_HUB_OFFLINE", False)
+    patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    patch.setenv("HF_TOKEN", TOKEN)
+    # The client waits between its own attempts, half a minute in all.
+    patch.setattr(time, "sleep", lambda seconds: None)
+
+
 @pytest.fixture(name="hub")
 def hub_of_a_test(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    """A Hub of a test's own, which the client in this process speaks to, with an empty cache."""
+    """A Hub of a test's own, connected, with an empty cache."""
     with serve() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        # The client waits between its own attempts, half a minute in all.
-        monkeypatch.setattr(time, "sleep", lambda seconds: None)
+        connect(monkeypatch, server, tmp_path / "cache")
         yield server
 
 

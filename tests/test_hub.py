@@ -15,7 +15,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from hub_server import OWNER, TOKEN, Fault, Hub, hub_of_a_test, serve  # noqa: F401
+from hub_server import OWNER, TOKEN, Fault, Hub, connect, hub_of_a_test, serve  # noqa: F401
 from huggingface_hub import constants
 from PIL import Image
 from samples import image, outputs, trained
@@ -38,7 +38,7 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture(scope="module")
 def model() -> torch.nn.Module:
     """A trained model; tests do not change it."""
-    return trained()
+    return trained("resnet8_cifar_tern")
 
 
 @pytest.fixture
@@ -70,6 +70,33 @@ def cached() -> list[Path]:
         git = sha1(b"blob %d\0" % len(data) + data).hexdigest()
         assert blob.name in (git, sha256(data).hexdigest())
     return blobs
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of a process that finds two commits of a model on a Hub.
+
+    HERE is a directory with images and logits, WARM one with a cache that holds the model.
+    """
+    home = tmp_path_factory.mktemp("home")
+    older, newer = trained(seed=9), trained()
+    torch.save((image(), outputs(newer), outputs(older)), home / "logits.pt")
+    Image.effect_noise((40, 40), 90).convert("RGB").save(home / "noise.png")
+    with serve() as server, pytest.MonkeyPatch.context() as patch:
+        connect(patch, server, home / "warm" / "hub")
+        push_to_hub(older, REPO)
+        push_to_hub(newer, REPO)
+        timm.create_model(f"hf-hub:{REPO}", pretrained=True)
+        yield {
+            **os.environ,
+            "HF_ENDPOINT": server.url,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "OMP_NUM_THREADS": "1",
+            "HERE": str(home),
+            "WARM": str(home / "warm"),
+            "FIRST": list(server.repositories[REPO].commits)[1],
+        }
 
 
 class TestPush:
@@ -371,51 +398,22 @@ class TestFailuresOfDownloads:
 class TestFreshProcess:
     """After ``import timm_ternary``, the stock calls of timm and transformers."""
 
-    @pytest.fixture(scope="class")
-    def published(
-        self, tmp_path_factory: pytest.TempPathFactory, model: torch.nn.Module
-    ) -> Iterator[dict[str, str]]:
-        """The environment of a process that finds a model on a Hub: two commits of it."""
-        home = tmp_path_factory.mktemp("home")
-        older = save_packed(trained(seed=9), home / "older")
-        packed = save_packed(model, home / "packed")
-        torch.save(image(), home / "images.pt")
-        torch.save(outputs(model), home / "logits.pt")
-        torch.save(outputs(trained(seed=9)), home / "older.pt")
-        Image.effect_noise((40, 40), 90).convert("RGB").save(home / "noise.png")
-        with serve() as server:
-            environment = {
-                **os.environ,
-                "HF_ENDPOINT": server.url,
-                "HF_HOME": str(home / "hf"),
-                "HF_TOKEN": TOKEN,
-                "HF_HUB_DISABLE_XET": "1",
-                "HF_HUB_DISABLE_TELEMETRY": "1",
-                "OMP_NUM_THREADS": "1",
-                "HERE": str(home),
-            }
-            push = [sys.executable, "-m", "timm_ternary.cli", "push"]
-            for directory in (older, packed):
-                subprocess.run([*push, str(directory), REPO], env=environment, check=True)
-            environment["FIRST"] = list(server.repositories[REPO].commits)[1]
-            yield environment
-
-    def test_timm(self, published: dict[str, str]) -> None:
+    def test_timm(self, published: dict[str, str], tmp_path: Path) -> None:
         _fresh(
             """
 assert torch.equal(logits(load()), expected)
 assert is_packed(load()) and not is_packed(load(packed=False))
 assert torch.equal(logits(load(packed=False)), expected)
-assert torch.equal(logits(load("@" + os.environ["FIRST"])), torch.load(here / "older.pt"))
+assert torch.equal(logits(load("@" + os.environ["FIRST"])), older)
 assert logits(load(num_classes=3)).shape == (2, 3)
 assert load(in_chans=1).eval()(x[:, :1]).shape == expected.shape
 features = load(features_only=True).eval()(x)
 assert len(features) > 2 and features[0].ndim == 4
 """,
-            published,
+            {**published, "HF_HOME": str(tmp_path)},
         )
 
-    def test_transformers(self, published: dict[str, str]) -> None:
+    def test_transformers(self, published: dict[str, str], tmp_path: Path) -> None:
         _fresh(
             """
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
@@ -431,11 +429,11 @@ for found in (pipeline("image-classification", model=name), pipeline(model=name)
     assert abs(best["score"] - float(probabilities.max())) < 1e-5
     assert best["label"].endswith(str(int(probabilities.argmax())))
 """,
-            published,
+            {**published, "HF_HOME": str(tmp_path)},
         )
 
     def test_offline_with_a_warm_cache(self, published: dict[str, str]) -> None:
-        _fresh("load(); load(packed=False)", published)
+        gone = {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
         _fresh(
             """
 from transformers import AutoModelForImageClassification
@@ -443,7 +441,7 @@ assert torch.equal(logits(load()), expected)
 model = AutoModelForImageClassification.from_pretrained(name).eval()
 assert torch.allclose(model(x).logits, expected, atol=1e-6)
 """,
-            {**published, "HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"},
+            {**published, **gone, "HF_HOME": published["WARM"]},
         )
 
 
@@ -458,7 +456,7 @@ import timm
 import timm_ternary
 from timm_ternary.convert import is_packed
 name, here = {REPO!r}, Path(os.environ["HERE"])
-x, expected = torch.load(here / "images.pt"), torch.load(here / "logits.pt")
+x, expected, older = torch.load(here / "logits.pt")
 def load(revision="", **kwargs):
     return timm.create_model(f"hf-hub:{{name}}{{revision}}", pretrained=True, **kwargs)
 @torch.no_grad()
