@@ -388,11 +388,17 @@ class TestFailuresOfDownloads:
         status, _, line = run("inspect", f"hf-hub:{REPO}")
         assert status == 2 and "unset HF_HUB_OFFLINE" in line
 
-    def test_training_from_it(self, hub: Hub, run: Run, tmp_path: Path) -> None:
+    def test_training_from_it(self, hub: Hub, packed: Path, run: Run, tmp_path: Path) -> None:
         recipe = tmp_path / "recipe.yaml"
         recipe.write_text(f"model: hf-hub:{REPO}\ndataset: digits\noutput_dir: {tmp_path}/out\n")
         status, _, line = run("train", recipe)
         assert status == 2 and "no such repository" in line
+        push_directory(packed, REPO)
+        for name in ("config.json", WEIGHTS_NAME):
+            hub.faults.append(Fault("GET", name, 99, cut=True))
+            status, _, line = run("train", recipe)
+            assert status == 2 and "no connection to" in line
+            hub.faults.clear()
 
 
 class TestFreshProcess:

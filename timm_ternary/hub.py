@@ -187,7 +187,7 @@ def _check_name(repo_id: str) -> None:
 
 def _check_same(model: nn.Module, directory: str | Path) -> None:
     """Refuse files that do not give the logits of `model`."""
-    # On the CPU and in one layout: others add in another order.
+    # On the CPU, in one type and layout, as the other: kernels may differ in the order of sums.
     twin: Any = deepcopy(model)
     twin = twin.to("cpu", torch.float32, memory_format=torch.contiguous_format)
     images = _images(twin)

@@ -55,14 +55,12 @@ def one_line(doing: str) -> Iterator[None]:
 def explain(error: BaseException) -> str | None:
     """Why the Hub did not do as asked, in one line; None for an error of another kind."""
     chain = list(_chain(error))
-    missing = any(isinstance(link, LocalEntryNotFoundError) for link in chain)
-    offline = any(isinstance(link, OfflineModeIsEnabled) for link in chain)
-    if offline or (missing and constants.HF_HUB_OFFLINE):
+    if any(isinstance(link, OfflineModeIsEnabled) for link in chain):
         return "HF_HUB_OFFLINE allows only what the cache holds; type: unset HF_HUB_OFFLINE"
     for link in chain:
         if isinstance(link, HfHubHTTPError):
             return _answer(link)
-    if missing or any(isinstance(link, HTTPError) for link in chain):
+    if any(isinstance(link, (HTTPError, LocalEntryNotFoundError)) for link in chain):
         last = f"{type(chain[-1]).__name__}: {_flat(chain[-1])}"
         return f"no connection to {constants.ENDPOINT}, or it broke ({last}); {_AGAIN}"
     return None
