@@ -4,7 +4,7 @@ Importing the package registers ``<name>_tern`` for every name that timm lists.
 """
 
 import importlib
-from types import ModuleType
+from typing import Any
 
 from . import checkpoint, quantizers
 from .code import TernaryCode
@@ -20,6 +20,7 @@ __all__ = [
     "__version__",
     "checkpoint",
     "pack_",
+    "push_to_hub",
     "quantizers",
     "register_ternary",
     "summarize",
@@ -29,8 +30,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
     # training imports transformers and datasets, seconds that a mere import must not cost.
     if name == "training":
         return importlib.import_module(".training", __name__)
+    if name == "push_to_hub":
+        return importlib.import_module(".hub", __name__).push_to_hub
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -23,6 +23,7 @@ from . import models  # noqa: F401  (registers them with timm)
 from .checkpoint import load_packed, save_float, save_packed
 from .convert import config_of, quantizers_of
 from .files import HISTORY_NAME, METRICS_NAME, TRAINING_NAME, write_json
+from .hub import push_directory
 from .inference import accuracy
 from .quantizers import Quantizer
 from .summary import summarize
@@ -145,6 +146,8 @@ def fit(
         write_json(Path(args.output_dir) / TRAINING_NAME, facts)
         write_json(Path(args.output_dir) / HISTORY_NAME, trainer.state.log_history)
         metrics = _with_reloaded_accuracy(metrics, data, args)
+        if args.push_to_hub:
+            _publish(args, str(trainer.hub_model_id))
     trainer.accelerator.wait_for_everyone()
     return Run(trained, data, metrics)
 
@@ -176,6 +179,24 @@ def _with_reloaded_accuracy(
     metrics = {**metrics, "reloaded_accuracy": accuracy(model, loader, device=args.device).top1}
     write_json(directory / METRICS_NAME, metrics)
     return metrics
+
+
+def _publish(args: TernaryTrainingArguments, repo_id: str) -> None:
+    """Upload the finished directory, which stays where it is if that fails."""
+    try:
+        push_directory(
+            args.output_dir,
+            repo_id,
+            private=args.hub_private_repo,
+            revision=args.hub_revision,
+            token=args.hub_token,
+            commit_message="End of training",
+        )
+    except OSError as error:
+        raise OSError(
+            f"the result is in {args.output_dir}, but {error}; type: timm-ternary push "
+            f"{args.output_dir} {repo_id}"
+        ) from error
 
 
 def _check_writable(directory: Path) -> None:

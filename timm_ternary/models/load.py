@@ -11,6 +11,7 @@ from timm.models._registry import split_model_name_tag
 from torch import nn
 
 from ..errors import unknown
+from ..hub_errors import HTTPError, explain
 from ..weights_file import is_packed_file, read_weights
 
 __all__ = ["base_of", "check_name", "load_model"]
@@ -62,8 +63,8 @@ def load_model(model: str, *, pretrained: bool | None = None, **kwargs: Any) -> 
         read_weights(checkpoint)  # timm would not compare the digests
     try:
         loaded = timm.create_model(model, pretrained=pretrained is not False, **kwargs)
-    except (RuntimeError, TypeError, KeyError, OSError) as error:
+    except (RuntimeError, TypeError, KeyError, OSError, HTTPError) as error:
         # What timm, torch and huggingface_hub raise for files and arguments that do not fit.
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = explain(error) or " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"cannot load {model!r}: {reason[:500]}") from error
     return loaded.eval()

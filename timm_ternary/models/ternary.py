@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -153,16 +154,32 @@ def _read_stored(cfg: dict[str, Any], cache_dir: str | Path | None) -> StoredWei
     if source == "local-dir":
         return read_weights(Path(cfg["file"]) / WEIGHTS_NAME)
     if source == "hf-hub":
-        from huggingface_hub import hf_hub_download
-
-        repository, revision = hf_split(cfg["hf_hub_id"])
-        filename = cfg.get("hf_hub_filename") or WEIGHTS_NAME
-        return read_weights(
-            hf_hub_download(repository, filename, revision=revision, cache_dir=cache_dir)
-        )
+        return _read_published(cfg, cache_dir)
     if cfg.get("file") and is_packed_file(cfg["file"]):
         return read_weights(cfg["file"])
     return None
+
+
+def _read_published(cfg: dict[str, Any], cache_dir: str | Path | None) -> StoredWeights:
+    """The weights of a Hub repository; what a download damaged does not stay in the cache."""
+    from huggingface_hub import hf_hub_download
+
+    repository, revision = hf_split(cfg["hf_hub_id"])
+    filename = cfg.get("hf_hub_filename") or WEIGHTS_NAME
+    path = Path(hf_hub_download(repository, filename, revision=revision, cache_dir=cache_dir))
+    try:
+        return read_weights(path)
+    except ValueError as error:
+        # The cache names a large file by its SHA-256, which the client does not compare.
+        blob = path.resolve()
+        if len(blob.name) != 64 or sha256(blob.read_bytes()).hexdigest() == blob.name:
+            raise  # the Hub holds it as it is
+        path.unlink()
+        blob.unlink(missing_ok=True)
+        raise ValueError(
+            f"{error}; it was damaged on its way from hf-hub:{cfg['hf_hub_id']} and is deleted "
+            "from the cache: type the same again"
+        ) from None
 
 
 def _check_agreement(

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..checkpoint import CONFIG_NAME
 from ..errors import unknown
+from ..hub_errors import HTTPError, explain
 from ..models.load import check_name
 from ..models.ternary import SUFFIX
 from ..weights_file import WEIGHTS_NAME, read_weights
@@ -94,8 +95,8 @@ def build_model(
         kwargs["pretrained"] = start.trained
     try:
         model = timm.create_model(args.model, num_classes=num_classes, in_chans=in_chans, **kwargs)
-    except (RuntimeError, TypeError, OSError) as error:  # timm's, for what does not fit
-        lines = " ".join(str(error).split())
+    except (RuntimeError, TypeError, OSError, HTTPError) as error:  # timm's, for what does not fit
+        lines = explain(error) or " ".join(str(error).split())
         raise ValueError(f"cannot build {args.model!r}: {lines[:500]}") from error
     cfg = {k: v for k, v in dict(model.pretrained_cfg).items() if k not in _SOURCE_KEYS}
     if size and size != tuple(start.cfg.get("input_size", ()))[1:]:
@@ -124,8 +125,9 @@ def _stored(args: ModelArguments, source: str, name: str) -> Start:
     load = load_model_config_from_path if source == "local-dir" else load_model_config_from_hf
     try:
         cfg, architecture, _ = load(name)
-    except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"cannot read model {args.model!r}: {error}") from error
+    except (OSError, KeyError, ValueError, HTTPError) as error:
+        reason = explain(error) or error
+        raise ValueError(f"cannot read model {args.model!r}: {reason}") from error
     if not timm.is_model(architecture):
         raise ValueError(f"{args.model!r}: " + unknown("model", architecture, timm.list_models()))
     return Start(architecture, dict(cfg), trained=args.pretrained is not False)

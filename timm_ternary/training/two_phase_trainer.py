@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from ..convert import is_packed, quantizers_of
 from ..quantizers.base import Quantizer
 from . import sharded, thresholds
-from .image_trainer import ImageTrainer
+from .hub_trainer import HubTrainer
 from .optim import (
     TwoPhaseOptimizer,
     create_threshold_optimizer,
@@ -23,7 +23,7 @@ from .optim import (
 __all__ = ["TwoPhaseTrainer", "two_phase"]
 
 
-class TwoPhaseTrainer(ImageTrainer):
+class TwoPhaseTrainer(HubTrainer):
     """Optimizers and schedules of ternary models; `TernaryTrainer` takes the steps.
 
     Args:
@@ -33,7 +33,7 @@ class TwoPhaseTrainer(ImageTrainer):
         **options: As ``transformers.Trainer``.
 
     Raises:
-        ValueError: As ImageTrainer.
+        ValueError: As HubTrainer.
     """
 
     optimizer: Any
