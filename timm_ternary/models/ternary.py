@@ -22,11 +22,20 @@ from ..config import TernaryConfig
 from ..convert import install_, pack_, quantizers_of
 from ..errors import unknown
 from ..quantizers import check, resolve
-from ..weights_file import WEIGHTS_NAME, StoredWeights, is_packed_file, read_weights
+from ..select import select_layers
+from ..weights_file import (
+    WEIGHTS_NAME,
+    StoredWeights,
+    is_bare_file,
+    is_packed_file,
+    read_weights,
+)
 
-__all__ = ["SUFFIX", "register_all", "register_ternary"]
+__all__ = ["SKELETON_ENCODINGS", "SUFFIX", "register_all", "register_ternary"]
 
 SUFFIX = "_tern"
+SKELETON_ENCODINGS = {"2bit"}
+"""Encodings that transformers loads from files; timm_ternary.hf adds those that it decodes."""
 
 _logger = logging.getLogger(__name__)
 # timm's register_model looks here for the pretrained configurations of this module's models.
@@ -103,9 +112,12 @@ def _create(
     if isinstance(packed, str):
         packing.check_encoding(packed)
     cfg = resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay).to_dict()
-    stored = _read_stored(cfg, cache_dir) if pretrained else None
+    stored = None
+    if not pretrained:
+        _check_skeleton(packed)
+    elif path := _weights_path(cfg, cache_dir):
+        stored = _read_stored(path, create_base, base, cfg, kwargs.get("pretrained_model_args", {}))
     if stored is not None and stored.config is not None:
-        _check_agreement(cfg, stored, kwargs.get("pretrained_model_args", {}))
         ternary = stored.config if ternary is None else ternary
     config = TernaryConfig.of(ternary)
     check(config)  # before minutes of download and construction
@@ -147,22 +159,76 @@ def _call_base(
         ) from None
 
 
-def _read_stored(cfg: dict[str, Any], cache_dir: str | Path | None) -> StoredWeights | None:
+def _check_skeleton(packed: bool | str) -> None:
+    """Refuse to build what no file will fit, as transformers builds models: before it reads files.
+
+    It then assigns tensors of the very sizes that the layers have, those of 2bit.
+    """
+    if (
+        isinstance(packed, str)
+        and packed not in SKELETON_ENCODINGS
+        and torch.get_default_device().type == "meta"
+    ):
+        raise ValueError(
+            f"codes in {packed} load through transformers after `import timm_ternary.hf`: type "
+            "that first, or write a directory that loads without it: timm-ternary pack DIR OUT "
+            "--encoding 2bit"
+        )
+
+
+def _weights_path(cfg: dict[str, Any], cache_dir: str | Path | None) -> Path | None:
     """The weights of a directory, a Hub repository or a packed file; None for timm's sources."""
     source = cfg.get("source")
     if source == "local-dir":
-        return read_weights(Path(cfg["file"]) / WEIGHTS_NAME)
+        return Path(cfg["file"]) / WEIGHTS_NAME
     if source == "hf-hub":
         from huggingface_hub import hf_hub_download
 
         repository, revision = hf_split(cfg["hf_hub_id"])
         filename = cfg.get("hf_hub_filename") or WEIGHTS_NAME
-        return read_weights(
-            hf_hub_download(repository, filename, revision=revision, cache_dir=cache_dir)
-        )
-    if cfg.get("file") and is_packed_file(cfg["file"]):
-        return read_weights(cfg["file"])
-    return None
+        return Path(hf_hub_download(repository, filename, revision=revision, cache_dir=cache_dir))
+    return Path(cfg["file"]) if cfg.get("file") and is_packed_file(cfg["file"]) else None
+
+
+def _read_stored(
+    path: Path,
+    create_base: Callable[..., nn.Module],
+    base: str,
+    cfg: dict[str, Any],
+    model_args: Mapping[str, Any],
+) -> StoredWeights:
+    if is_bare_file(path):
+        return read_weights(path, _stated(create_base, base, cfg, model_args))
+    stored = read_weights(path)
+    if stored.config is not None:
+        _check_agreement(cfg, stored, model_args)
+    return stored
+
+
+def _stated(
+    create_base: Callable[..., nn.Module],
+    base: str,
+    cfg: dict[str, Any],
+    model_args: Mapping[str, Any],
+) -> dict[str, Any] | None:
+    """What config.json says of a file without metadata; None if not that it is packed.
+
+    The shapes, which packed tensors do not tell, are those of the layers of the float model.
+    """
+    if not isinstance(model_args.get("packed"), str) or "ternary" not in model_args:
+        return None
+    config = TernaryConfig.of(model_args["ternary"])
+    arguments = {k: v for k, v in model_args.items() if k not in ("packed", "ternary")}
+    arguments.setdefault("num_classes", cfg["num_classes"])
+    with torch.device("meta"):
+        model = create_base(pretrained_cfg=dict(cfg, architecture=base), **arguments)
+    layers = select_layers(model, config)
+    return {
+        "encoding": model_args["packed"],
+        "architecture": cfg["architecture"],
+        "ternary": config.to_dict(),
+        "layers": {name: list(layer.weight.shape) for name, layer in layers.items()},
+    }
 
 
 def _check_agreement(
