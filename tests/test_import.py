@@ -23,6 +23,7 @@ HEAVY = (
 LAYERS = (
     {"errors", "files", "images", "tables", "version"},
     {"code", "config"},
+    {"wrapper"},
     {"packing", "quantizers.soft", "quantizers.straight_through"},
     {"quantizers.base"},
     {"code_tensors"},
@@ -35,7 +36,7 @@ LAYERS = (
     {"models.ternary"},
     {"models"},
     {""},
-    {"inference", "report"},
+    {"hf", "inference", "report"},
     {"training.*"},
     {"training"},
     {"train"},

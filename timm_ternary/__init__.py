@@ -19,6 +19,7 @@ __all__ = [
     "TernaryConfig",
     "__version__",
     "checkpoint",
+    "hf",
     "pack_",
     "quantizers",
     "register_ternary",
@@ -30,7 +31,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> ModuleType:
-    # training imports transformers and datasets, seconds that a mere import must not cost.
-    if name == "training":
+    # They import transformers and datasets, seconds that a mere import must not cost.
+    if name in ("hf", "training"):
         return importlib.import_module(".training", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -27,13 +27,12 @@ from .weights_file import (
     packed_tensors,
     read_weights,
 )
+from .wrapper import quantization_dict
 
 __all__ = [
     "CONFIG_NAME",
-    "QUANT_METHOD",
     "load_packed",
     "packed_parts",
-    "quantization_dict",
     "save_float",
     "save_packed",
 ]
@@ -41,7 +40,6 @@ __all__ = [
 _logger = logging.getLogger(__name__)
 
 CONFIG_NAME = "config.json"
-QUANT_METHOD = "ternary"
 
 
 def save_packed(model: nn.Module, directory: str | Path, encoding: str = "2bit") -> Path:
@@ -92,11 +90,6 @@ def packed_parts(
         architecture=architecture,
     )
     return tensors, metadata, config
-
-
-def quantization_dict(config: TernaryConfig, encoding: str) -> dict[str, Any]:
-    """What config.json says to transformers, of whose keys the method's are flat."""
-    return {"quant_method": QUANT_METHOD, **config.to_dict(), "encoding": encoding}
 
 
 def save_float(model: nn.Module, directory: str | Path) -> Path:

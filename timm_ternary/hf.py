@@ -20,15 +20,16 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from . import packing, quantizers
-from .checkpoint import QUANT_METHOD, packed_parts, quantization_dict
+from .checkpoint import packed_parts
 from .code_tensors import code_from_tensors
 from .config import TernaryConfig
-from .convert import config_of, install_, is_packed, ternary_layers
+from .convert import config_of, install_, is_packed, pack_, ternary_layers
 from .errors import unknown
 from .layers import PackedWeight, make_plain
 from .models import register_ternary
 from .models.ternary import SKELETON_ENCODINGS, SUFFIX
 from .weights_file import check_digests, is_packed_file
+from .wrapper import QUANT_METHOD, describe, quantization_dict
 
 __all__ = ["TernaryHfQuantizer", "TernaryQuantizationConfig"]
 
@@ -123,6 +124,7 @@ class TernaryHfQuantizer(HfQuantizer):
                     f"quantization_config says {stated.to_dict()}, but model_args or the "
                     f"weights file {config.to_dict()}"
                 )
+        layer: Any
         for layer in ternary_layers(model).values():
             # Else transformers asks for the weight, to initialize it, before the codes are decoded.
             layer._is_hf_initialized = True
@@ -134,50 +136,31 @@ class TernaryHfQuantizer(HfQuantizer):
             for name, layer in ternary_layers(model).items():
                 _decode(name, layer)
         else:
-            install_(model.timm_model, self.quantization_config.ternary, packed=True)
-            self._describe(model)
+            _register(model.config.architecture)
+            config = self.quantization_config.ternary
+            self._describe(install_(model, config, packed=True), config)
         if self.pre_quantized and self.quantization_config.dequantize:
             return self._dequantize(model)
         model.num_parameters = partial(_num_parameters, model)
         return model
 
     def _dequantize(self, model: Any, dtype: Any = None) -> Any:
-        for layer in ternary_layers(model).values():
+        for layer in ternary_layers(pack_(model)).values():
             make_plain(layer)
         vars(model).pop("num_parameters", None)
-        self._describe(model)
+        describe(model, None, None)
         return model if dtype is None else model.to(dtype)
 
-    def _describe(self, model: Any, config: TernaryConfig | None = None) -> None:
-        """Make the wrapper's configuration say what its model is now.
-
-        Args:
-            config: With the layers excluded that are float by now (default: as the layers have it).
-        """
-        hf, config = model.config, config or config_of(model)
-        arguments = dict(hf.model_args or {})
-        arguments = {k: v for k, v in arguments.items() if k not in ("ternary", "packed")}
-        base = hf.architecture.removesuffix(SUFFIX)
-        hf.architecture = base if config is None else base + SUFFIX
-        if config is not None:
-            if not timm.is_model(hf.architecture):
-                register_ternary(base)
-            arguments["ternary"] = config.to_dict()
-        if is_packed(model):
-            arguments["packed"] = self.quantization_config.encoding
-            self.quantization_config.ternary = config
-            hf.quantization_config = self.quantization_config
-        elif hasattr(hf, "quantization_config"):
-            del hf.quantization_config
-        hf.model_args = arguments
-        model.timm_model.pretrained_cfg["architecture"] = hf.architecture
+    def _describe(self, model: Any, config: TernaryConfig) -> None:
+        self.quantization_config.ternary = config
+        describe(model, config, self.quantization_config.encoding)
+        model.config.quantization_config = self.quantization_config
 
     def get_state_dict_and_metadata(
         self, model: Any
     ) -> tuple[dict[str, Tensor] | None, dict[str, str]]:
         """What ``save_pretrained`` writes: the very tensors and metadata of ``save_packed``."""
         if not is_packed(model):  # made trainable since
-            self._describe(model)
             return None, {}
         encoding = self.quantization_config.encoding
         tensors, metadata, config = packed_parts(model.timm_model, encoding)
@@ -208,6 +191,12 @@ class TernaryHfQuantizer(HfQuantizer):
     def is_qat_trainable(self) -> bool:
         """Whether training is aware of the quantization: in the trainable form, yes."""
         return self.is_trainable
+
+
+def _register(base: str) -> None:
+    """Make sure that timm builds the ternary twin, of a model registered lately too."""
+    if timm.is_model(base) and not timm.is_model(base + SUFFIX) and not base.endswith(SUFFIX):
+        register_ternary(base)
 
 
 def _decode(name: str, layer: Any) -> None:

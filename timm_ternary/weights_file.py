@@ -206,7 +206,7 @@ def _config(path: Path, header: Mapping[str, Any]) -> TernaryConfig:
         packing.check_encoding(header["encoding"])
         return TernaryConfig.from_dict(header["ternary"])
     except ValueError as error:
-        raise ValueError(f"{path}: the timm_ternary metadata: {error}") from None
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _read_packed(

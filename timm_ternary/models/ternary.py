@@ -217,12 +217,18 @@ def _stated(
     """
     if not isinstance(model_args.get("packed"), str) or "ternary" not in model_args:
         return None
-    config = TernaryConfig.of(model_args["ternary"])
+    try:
+        config = TernaryConfig.of(model_args["ternary"])
+        check(config)
+        packing.check_encoding(model_args["packed"])
+    except ValueError as error:
+        where = cfg.get("file") or cfg.get("hf_hub_id")
+        raise ValueError(f"{where}: config.json: {error}") from None
     arguments = {k: v for k, v in model_args.items() if k not in ("packed", "ternary")}
     arguments.setdefault("num_classes", cfg["num_classes"])
     with torch.device("meta"):
         model = create_base(pretrained_cfg=dict(cfg, architecture=base), **arguments)
-    layers = select_layers(model, config)
+    layers: dict[str, Any] = dict(select_layers(model, config))
     return {
         "encoding": model_args["packed"],
         "architecture": cfg["architecture"],
