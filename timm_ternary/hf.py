@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import timm
+import torch
 from torch import Tensor, nn
 from transformers.quantizers import auto
 from transformers.quantizers.base import HfQuantizer
@@ -96,10 +97,12 @@ class TernaryHfQuantizer(HfQuantizer):
 
     quantization_config: TernaryQuantizationConfig
     model: nn.Module
+    dtype: torch.dtype
 
     def param_needs_quantization(self, model: nn.Module, param_name: str, **_: Any) -> bool:
-        """Whether a tensor may come in another size than the layer's: codes in any encoding."""
-        return bool(self.pre_quantized) and param_name.endswith(".weight_packed")
+        """Whether a tensor may come in another size than the layer's: `_decode` checks it."""
+        parts = (".weight_packed", ".weight_scale")
+        return bool(self.pre_quantized) and param_name.endswith(parts)
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         name = type(model).__name__
@@ -128,6 +131,7 @@ class TernaryHfQuantizer(HfQuantizer):
         for layer in ternary_layers(model).values():
             # Else transformers asks for the weight, to initialize it, before the codes are decoded.
             layer._is_hf_initialized = True
+        self.dtype = model.dtype
         return model
 
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
@@ -135,6 +139,8 @@ class TernaryHfQuantizer(HfQuantizer):
         if self.pre_quantized:
             for name, layer in ternary_layers(model).items():
                 _decode(name, layer)
+            # transformers 5.17 leaves the tensors of a quantized model in the file's dtype.
+            model.to(self.dtype)
         else:
             _register(model.config.architecture)
             config = self.quantization_config.ternary
