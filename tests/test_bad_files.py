@@ -104,6 +104,12 @@ class TestBytes:
             assert read_weights(path).architecture == "test_resnet_tern"
 
 
+def make_bare(directory: Path) -> None:
+    """Take the metadata out of the file."""
+    path = directory / WEIGHTS_NAME
+    safetensors.torch.save_file(safetensors.torch.load_file(path), path, {"format": "pt"})
+
+
 def packed_of(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[dict[str, Tensor]], None]:
     """A change to one tensor of a file."""
 
@@ -236,11 +242,45 @@ class TestForeign:
     """Whole files, but others."""
 
     def test_packed_tensors_without_metadata(self, directory: Path) -> None:
-        path = directory / WEIGHTS_NAME
-        tensors = safetensors.torch.load_file(path)
-        safetensors.torch.save_file(tensors, path, {"format": "pt"})
-        refused(directory, r"tensor .*\.weight_packed is packed, but the file has no timm_ternary")
-        assert not is_packed_file(path)
+        make_bare(directory)
+        assert not is_packed_file(directory / WEIGHTS_NAME)
+        for key in ("packed", "ternary"):
+            edit_config(directory, lambda values, key=key: values["model_args"].pop(key, None))
+            with pytest.raises(
+                ValueError, match=r"weight_packed is packed, but .* no timm_ternary"
+            ):
+                read_weights(directory / WEIGHTS_NAME)
+            refused(directory, f"tensor .* is packed|{CONFIG_NAME}", file="")
+        (directory / CONFIG_NAME).unlink()
+        refused(directory, f"no {CONFIG_NAME} beside")
+
+    @pytest.mark.parametrize("case", FORGED)
+    def test_bare_file_that_config_json_describes(self, case: str, directory: Path) -> None:
+        """transformers saves it where timm_ternary.hf is not imported; it has no digests."""
+        name, change, match = FORGED[case]
+        rewrite(directory, packed_of(name, change))
+        make_bare(directory)
+        with pytest.raises(ValueError, match=f"{WEIGHTS_NAME}: tensor {match}") as caught:
+            load_packed(directory)
+        assert "\n" not in str(caught.value)
+
+    def test_bare_file_that_config_json_describes_wrongly(self, directory: Path) -> None:
+        make_bare(directory)
+        edit_config(directory, lambda values: values["model_args"].update(packed="2bits"))
+        with pytest.raises(ValueError, match=f"{directory}.*'2bits'; did you mean '2bit'"):
+            load_packed(directory, packed=False)
+        edit_config(directory, lambda values: values["model_args"].update(packed="2bit"))
+        edit_config(directory, lambda values: values["model_args"]["ternary"].update(method="tt"))
+        refused(directory, "config.json: .*'tt'; did you mean", file="")
+        ternary = {"method": "ttq", "exclude": ["fc"]}
+        edit_config(directory, lambda values: values["model_args"].update(ternary=ternary))
+        refused(directory, r"disagrees with the tensors: .*fc\.weight", file="")
+
+    def test_bare_file_of_another_model(self, directory: Path, tmp_path: Path) -> None:
+        other = save_packed(trained("test_vit_tern", ternary="ttq"), tmp_path / "other")
+        shutil.copy(other / WEIGHTS_NAME, directory)
+        make_bare(directory)
+        refused(directory, r"tensor .*weight_packed is missing", file="")
 
     def test_float_file(self, directory: Path) -> None:
         tensors = timm.create_model("test_resnet", num_classes=5).state_dict()

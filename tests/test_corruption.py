@@ -16,7 +16,7 @@ from torch import nn
 from timm_ternary import TernaryCode, TernaryConfig, packing
 from timm_ternary.convert import install_
 from timm_ternary.quantizers import get
-from timm_ternary.weights_file import StoredWeights, packed_bytes, read_weights
+from timm_ternary.weights_file import StoredWeights, file_bytes, packed_tensors, read_weights
 
 FAST = settings(
     max_examples=100,
@@ -73,7 +73,7 @@ def samples(draw: st.DrawFn) -> Sample:
     encoding = draw(st.sampled_from(packing.ENCODINGS))
     dense = {f"{name}.bias": module.bias.detach() for name, module in model.named_children()}
     facts = {"config": config, "encoding": encoding, "architecture": "test_resnet_tern"}
-    data = packed_bytes(codes, dense, **facts)
+    data = file_bytes(*packed_tensors(codes, dense, **facts))
     return Sample(data, codes, dense, config, encoding)
 
 

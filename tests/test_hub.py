@@ -103,7 +103,7 @@ class TestPush:
     """What a repository holds then."""
 
     def test_a_directory_by_the_list(self, hub: Hub, packed: Path) -> None:
-        for name in ("metrics.json", "training.json", "history.json", "curve.png", "report.html"):
+        for name in ("metrics.json", "training.json", "history.json", "curve.png", "index.html"):
             (packed / name).write_text("{}")
         for name in ("training_args.bin", "optimizer.pt", "notes.txt", ".secret"):
             (packed / name).write_text("not for others")
@@ -111,7 +111,7 @@ class TestPush:
         assert push_directory(packed, REPO) == f"{hub.url}/{REPO}"
         held = hub.repositories[REPO].files()
         assert set(held) == MODEL_FILES | {
-            "metrics.json", "training.json", "history.json", "curve.png", "report.html"
+            "metrics.json", "training.json", "history.json", "curve.png", "index.html"
         }  # fmt: skip
         assert held[WEIGHTS_NAME] == (packed / WEIGHTS_NAME).read_bytes()
         assert len(hub.repositories[REPO].titles) == 1

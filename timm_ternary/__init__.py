@@ -19,6 +19,7 @@ __all__ = [
     "TernaryConfig",
     "__version__",
     "checkpoint",
+    "hf",
     "pack_",
     "push_to_hub",
     "quantizers",
@@ -31,9 +32,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # training imports transformers and datasets, seconds that a mere import must not cost.
-    if name == "training":
-        return importlib.import_module(".training", __name__)
+    # They import transformers and datasets, seconds that a mere import must not cost.
+    if name in ("hf", "training"):
+        return importlib.import_module(f".{name}", __name__)
     if name == "push_to_hub":
         return importlib.import_module(".hub", __name__).push_to_hub
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,9 +19,23 @@ from .config import TernaryConfig
 from .convert import checked_code, config_of, float_state, ternary_layers
 from .files import atomic_write
 from .select import select_layers
-from .weights_file import WEIGHTS_NAME, has_nan, packed_bytes, read_weights
+from .weights_file import (
+    WEIGHTS_NAME,
+    file_bytes,
+    has_nan,
+    is_bare_file,
+    packed_tensors,
+    read_weights,
+)
+from .wrapper import quantization_dict
 
-__all__ = ["CONFIG_NAME", "load_packed", "save_float", "save_packed"]
+__all__ = [
+    "CONFIG_NAME",
+    "load_packed",
+    "packed_parts",
+    "save_float",
+    "save_packed",
+]
 
 _logger = logging.getLogger(__name__)
 
@@ -44,6 +58,23 @@ def save_packed(model: nn.Module, directory: str | Path, encoding: str = "2bit")
             or the encoding is unknown. Nothing is written then.
         OSError: The directory cannot be written. Older files in it stay whole.
     """
+    tensors, metadata, config = packed_parts(model, encoding)
+    extra = {
+        "pretrained_cfg": {"architecture": _architecture(model)},
+        "quantization_config": quantization_dict(config, encoding),
+    }
+    data = file_bytes(tensors, metadata)
+    return _write(model, directory, data, extra, ternary=config.to_dict(), packed=encoding)
+
+
+def packed_parts(
+    model: nn.Module, encoding: str
+) -> tuple[dict[str, Tensor], dict[str, str], TernaryConfig]:
+    """What `save_packed` writes: tensors on the CPU, metadata, and the configuration.
+
+    Raises:
+        ValueError: As `save_packed`.
+    """
     packing.check_encoding(encoding)
     config = config_of(model)
     if config is None:
@@ -51,15 +82,14 @@ def save_packed(model: nn.Module, directory: str | Path, encoding: str = "2bit")
     config = _exclude_float_layers(model, config)
     architecture = _architecture(model)
     layers = ternary_layers(model, every_name=True)
-    data = packed_bytes(
+    tensors, metadata = packed_tensors(
         {name: checked_code(name, layer).to("cpu") for name, layer in layers.items()},
         _tensors(float_state(model)),
         config=config,
         encoding=encoding,
         architecture=architecture,
     )
-    extra = {"pretrained_cfg": {"architecture": architecture}}
-    return _write(model, directory, data, extra, ternary=config.to_dict(), packed=encoding)
+    return tensors, metadata, config
 
 
 def save_float(model: nn.Module, directory: str | Path) -> Path:
@@ -87,8 +117,9 @@ def load_packed(directory: str | Path, packed: bool = True) -> nn.Module:
             the message names the tensor at fault.
     """
     path = Path(directory) / WEIGHTS_NAME
-    stored = read_weights(path)
-    if stored.config is None:
+    # A bare file says nothing of itself: the model's entry point goes by config.json.
+    stored = None if is_bare_file(path) else read_weights(path)
+    if stored is not None and stored.config is None:
         raise ValueError(f"{path}: not packed by timm_ternary; type: timm-ternary pack {directory}")
     path = Path(directory) / CONFIG_NAME
     if not path.is_file():
@@ -98,7 +129,7 @@ def load_packed(directory: str | Path, packed: bool = True) -> nn.Module:
     except ValueError as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from None
     name = values.get("architecture") if isinstance(values, dict) else None
-    if name != stored.architecture:
+    if stored is not None and name != stored.architecture:
         raise ValueError(
             f"{path}: the weights are those of {stored.architecture!r}, not of {name!r}"
         )

@@ -22,6 +22,7 @@ from .layers import (
 )
 from .quantizers import Quantizer
 from .select import select_layers
+from .wrapper import describe
 
 __all__ = [
     "config_of",
@@ -120,6 +121,7 @@ def install_(
     codes = codes or {}
     for name, layer in layers.items():
         (make_packed if packed else make_trainable)(layer, config, codes.get(name))
+    describe(model, config, "2bit" if packed else None)
     return model
 
 
@@ -142,6 +144,7 @@ def pack_(model: _M) -> _M:
         config: Any = layer.ternary_config
         make_plain(layer)
         make_packed(layer, config, codes[name])
+    describe(model, config_of(model), "2bit")
     return model
 
 
@@ -175,4 +178,5 @@ def unpack_(model: _M) -> _M:
         code = layer.weight_code
         make_plain(layer)
         make_trainable(layer, config, code)
+    describe(model, config_of(model), None)
     return model

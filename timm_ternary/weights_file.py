@@ -5,13 +5,17 @@ For each ternary layer L it holds ``L.weight_packed`` (uint8, packing.py) and ``
 ``format: pt`` and, as JSON under ``timm_ternary``: the version, the encoding, the architecture, the
 configuration, the shape of each ternary weight and a digest of each tensor;
 ``timm_ternary_digest`` is the digest of that JSON.
+
+Where transformers saves a packed model and timm_ternary.hf was not imported, the same tensors come
+without these metadata: a bare file, of which config.json alone says what it is.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,11 +34,16 @@ __all__ = [
     "VERSION",
     "WEIGHTS_NAME",
     "StoredWeights",
+    "check_digests",
+    "file_bytes",
     "has_nan",
+    "is_bare_file",
     "is_packed_file",
-    "packed_bytes",
+    "packed_tensors",
     "read_weights",
 ]
+
+_logger = logging.getLogger(__name__)
 
 VERSION = 1
 WEIGHTS_NAME = "model.safetensors"
@@ -66,15 +75,15 @@ class StoredWeights:
     architecture: str | None = None
 
 
-def packed_bytes(
+def packed_tensors(
     codes: Mapping[str, TernaryCode],
     tensors: Mapping[str, Tensor],
     *,
     config: TernaryConfig,
     encoding: str,
     architecture: str,
-) -> bytes:
-    """The bytes of a packed file; equal models give equal bytes.
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a packed file.
 
     Args:
         codes: The code of each ternary layer, by layer name; on the CPU.
@@ -96,15 +105,13 @@ def packed_bytes(
             "digests": {name: _digest_tensor(name, tensor) for name, tensor in held.items()},
         }
     )
-    metadata = {"format": "pt", _KEY: header, _DIGEST_KEY: _digest(header.encode())}
-    return _in_order(safetensors.torch.save(held, metadata))
+    return held, {"format": "pt", _KEY: header, _DIGEST_KEY: _digest(header.encode())}
 
 
-def _in_order(data: bytes) -> bytes:
-    """The same file with its metadata sorted: safetensors writes them in a random order.
-
-    So that equal models make equal files. The header keeps its size: no tensor moves.
-    """
+def file_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file with its metadata sorted: equal contents give equal bytes."""
+    data = safetensors.torch.save(dict(tensors), dict(metadata))
+    # safetensors writes them in a random order. The header keeps its size: no tensor moves.
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -122,36 +129,90 @@ def is_packed_file(path: str | Path) -> bool:
         return False
 
 
-def read_weights(path: str | Path) -> StoredWeights:
+def is_bare_file(path: str | Path) -> bool:
+    """Whether `path` is a safetensors file of packed tensors without this project's metadata."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return _KEY not in (file.metadata() or {}) and _packed_name(file.keys()) is not None
+    except (SafetensorError, OSError):
+        return False
+
+
+def read_weights(path: str | Path, stated: Mapping[str, Any] | None = None) -> StoredWeights:
     """Read and check a weights file: packed, or float or trainable as timm saves it.
+
+    Args:
+        path: Of the file.
+        stated: What a bare file is taken for, as it stands in the metadata of others: encoding,
+            architecture, ternary, layers. Its codes, scales and sizes are checked, no digests.
 
     Raises:
         ValueError: The file is missing, a pickle, damaged, of a later version, or holds packed
-            tensors without this project's metadata; the message names the tensor at fault.
+            tensors without this project's metadata and `stated` is None; the message names the
+            tensor at fault.
+    """
+    path = Path(path)
+    tensors, metadata = _read_safetensors(path)
+    if _KEY in metadata:
+        header = _read_header(path, metadata)
+        _compare_digests(path, tensors, header["digests"])
+        return _read_packed(path, tensors, header)
+    strange = _packed_name(tensors)
+    if strange is None:
+        return _read_unpacked(tensors)
+    if stated is None:
+        raise ValueError(
+            f"{path}: tensor {strange} is packed, but the file has no timm_ternary metadata, and "
+            "no config.json says in model_args how it is packed: ternary and packed"
+        )
+    _logger.warning(
+        "%s: saved without timm_ternary.hf, so it holds no digests that would show damage", path
+    )
+    return _read_packed(path, tensors, stated)
+
+
+def check_digests(path: str | Path) -> TernaryConfig:
+    """Check the tensors of a packed file by their digests, decoding none.
+
+    Returns:
+        How its model was made ternary.
+
+    Raises:
+        ValueError: As `read_weights`; or the file is not a packed one.
     """
     path = Path(path)
     tensors, metadata = _read_safetensors(path)
     if _KEY not in metadata:
-        strange = next((name for name in tensors if name.endswith(".weight_packed")), None)
-        if strange is not None:
-            raise ValueError(
-                f"{path}: tensor {strange} is packed, but the file has no timm_ternary metadata"
-            )
-        return _read_unpacked(tensors)
-    return _read_packed(path, tensors, _read_header(path, metadata))
+        raise ValueError(f"{path}: not packed by timm_ternary")
+    header = _read_header(path, metadata)
+    _compare_digests(path, tensors, header["digests"])
+    return _config(path, header)
 
 
-def _read_packed(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> StoredWeights:
-    for name in header["digests"].keys() | tensors.keys():
+def _packed_name(names: Iterable[str]) -> str | None:
+    return next((name for name in names if name.endswith(".weight_packed")), None)
+
+
+def _compare_digests(path: Path, tensors: Mapping[str, Tensor], digests: Mapping[str, str]) -> None:
+    for name in digests.keys() | tensors.keys():
         if name not in tensors:
             raise ValueError(f"{path}: tensor {name} is missing")
-        if header["digests"].get(name) != _digest_tensor(name, tensors[name]):
+        if digests.get(name) != _digest_tensor(name, tensors[name]):
             raise ValueError(f"{path}: tensor {name} is damaged (its digest does not match)")
+
+
+def _config(path: Path, header: Mapping[str, Any]) -> TernaryConfig:
     try:
-        config = TernaryConfig.from_dict(header["ternary"])
         packing.check_encoding(header["encoding"])
+        return TernaryConfig.from_dict(header["ternary"])
     except ValueError as error:
-        raise ValueError(f"{path}: the timm_ternary metadata: {error}") from None
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _read_packed(
+    path: Path, tensors: dict[str, Tensor], header: Mapping[str, Any]
+) -> StoredWeights:
+    config = _config(path, header)
     stored = StoredWeights({}, {}, {}, config, header["encoding"], header["architecture"])
     for name, shape in header["layers"].items():
         try:

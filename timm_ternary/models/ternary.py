@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
-from hashlib import sha256
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import timm
 import torch
 from timm.models import register_model
 from timm.models._builder import resolve_pretrained_cfg
-from timm.models._hub import hf_split
 from timm.models._pretrained import DefaultCfg
 from timm.models._registry import get_arch_pretrained_cfgs, split_model_name_tag
 from torch import Tensor, nn
@@ -23,11 +22,16 @@ from ..config import TernaryConfig
 from ..convert import install_, pack_, quantizers_of
 from ..errors import unknown
 from ..quantizers import check, resolve
-from ..weights_file import WEIGHTS_NAME, StoredWeights, is_packed_file, read_weights
+from ..weights_file import (
+    StoredWeights,
+)
+from .stored import read_stored, weights_path
 
-__all__ = ["SUFFIX", "register_all", "register_ternary"]
+__all__ = ["SKELETON_ENCODINGS", "SUFFIX", "register_all", "register_ternary"]
 
 SUFFIX = "_tern"
+SKELETON_ENCODINGS = {"2bit"}
+"""Encodings that transformers loads from files; timm_ternary.hf adds those that it decodes."""
 
 _logger = logging.getLogger(__name__)
 # timm's register_model looks here for the pretrained configurations of this module's models.
@@ -104,9 +108,13 @@ def _create(
     if isinstance(packed, str):
         packing.check_encoding(packed)
     cfg = resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay).to_dict()
-    stored = _read_stored(cfg, cache_dir) if pretrained else None
+    stored = None
+    if not pretrained:
+        _check_skeleton(packed)
+    elif path := weights_path(cfg, cache_dir):
+        skeleton = partial(create_base, pretrained_cfg=dict(cfg, architecture=base))
+        stored = read_stored(path, cfg, kwargs.get("pretrained_model_args", {}), skeleton)
     if stored is not None and stored.config is not None:
-        _check_agreement(cfg, stored, kwargs.get("pretrained_model_args", {}))
         ternary = stored.config if ternary is None else ternary
     config = TernaryConfig.of(ternary)
     check(config)  # before minutes of download and construction
@@ -148,59 +156,20 @@ def _call_base(
         ) from None
 
 
-def _read_stored(cfg: dict[str, Any], cache_dir: str | Path | None) -> StoredWeights | None:
-    """The weights of a directory, a Hub repository or a packed file; None for timm's sources."""
-    source = cfg.get("source")
-    if source == "local-dir":
-        return read_weights(Path(cfg["file"]) / WEIGHTS_NAME)
-    if source == "hf-hub":
-        return _read_published(cfg, cache_dir)
-    if cfg.get("file") and is_packed_file(cfg["file"]):
-        return read_weights(cfg["file"])
-    return None
+def _check_skeleton(packed: bool | str) -> None:
+    """Refuse to build what no file will fit, as transformers builds models: before it reads files.
 
-
-def _read_published(cfg: dict[str, Any], cache_dir: str | Path | None) -> StoredWeights:
-    """The weights of a Hub repository; what a download damaged does not stay in the cache."""
-    from huggingface_hub import hf_hub_download
-
-    repository, revision = hf_split(cfg["hf_hub_id"])
-    filename = cfg.get("hf_hub_filename") or WEIGHTS_NAME
-    path = Path(hf_hub_download(repository, filename, revision=revision, cache_dir=cache_dir))
-    try:
-        return read_weights(path)
-    except ValueError as error:
-        # The cache names a large file by its SHA-256, which the client does not compare.
-        blob = path.resolve()
-        if len(blob.name) != 64 or sha256(blob.read_bytes()).hexdigest() == blob.name:
-            raise  # the Hub holds it as it is
-        path.unlink()
-        blob.unlink(missing_ok=True)
+    It then assigns tensors of the very sizes that the layers have, those of 2bit.
+    """
+    if (
+        isinstance(packed, str)
+        and packed not in SKELETON_ENCODINGS
+        and torch.get_default_device().type == "meta"
+    ):
         raise ValueError(
-            f"{error}; it was damaged on its way from hf-hub:{cfg['hf_hub_id']} and is deleted "
-            "from the cache: type the same again"
-        ) from None
-
-
-def _check_agreement(
-    cfg: dict[str, Any], stored: StoredWeights, model_args: Mapping[str, Any]
-) -> None:
-    """config.json and the weights file must tell the same story."""
-    where = cfg.get("file") or cfg.get("hf_hub_id")
-    said = {
-        "ternary": stored.config.to_dict() if stored.config else None,
-        "packed": stored.encoding,
-    }
-    for key, value in said.items():
-        if model_args.get(key, value) != value:
-            raise ValueError(
-                f"{where}: config.json says {key}={model_args[key]!r}, "
-                f"the metadata of {WEIGHTS_NAME} {value!r}"
-            )
-    if stored.architecture != cfg["architecture"]:
-        raise ValueError(
-            f"{where}: the weights are those of {stored.architecture!r}, "
-            f"not of {cfg['architecture']!r}"
+            f"codes in {packed} load through transformers after `import timm_ternary.hf`: type "
+            "that first, or write a directory that loads without it: timm-ternary pack DIR OUT "
+            "--encoding 2bit"
         )
 
 
