@@ -244,3 +244,24 @@ def test_a_closed_pipe_is_no_error() -> None:
     command = f"{sys.executable} -m timm_ternary.cli list | head -n 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert done.stdout.endswith("_tern\n") and "Traceback" not in done.stderr
+
+
+def test_export(run: Run, packed: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    status, out, _ = run("export", packed, path, "--image-size", 16, "--json")
+    result = json.loads(out)
+    assert status == 0 and result["weights"] == "int2" and result["opset"] == 25
+    assert result["bytes"] == path.stat().st_size and result["error"] <= 1e-4
+    status, out, _ = run("export", packed, path, "--weights", "float")
+    assert status == 0 and f"{path.stat().st_size:,} bytes, float, opset 18, off torch by" in out
+
+
+def test_export_mistakes(run: Run, packed: Path, tmp_path: Path) -> None:
+    for words, line in (
+        ((packed, tmp_path / "model.pt"), "ends in .onnx"),
+        ((packed, tmp_path / "a.onnx", "--weights", "int4"), "unknown kind of weights 'int4'"),
+        ((MODEL[:-5], tmp_path / "a.onnx"), f"is a float model; type {MODEL}"),
+    ):
+        status, _, err = run("export", *words)
+        assert status == 2 and line in err and err.count("\n") == 1
+    assert not list(tmp_path.glob("*.onnx"))

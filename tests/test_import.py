@@ -16,7 +16,8 @@ from timm_ternary import quantizers
 
 ROOT = Path(timm_ternary.__file__).parent
 HEAVY = (
-    "transformers", "datasets", "accelerate", "matplotlib", "sklearn", "typer", "rich", "zstandard"
+    "transformers", "datasets", "accelerate", "matplotlib", "sklearn", "typer", "rich", "zstandard",
+    "onnx", "onnxscript", "onnxruntime",
 )  # fmt: skip
 
 # From low to high (DESIGN.md). A module imports from lower rows only; "" is the package itself.
@@ -29,7 +30,7 @@ LAYERS = (
     {"code_tensors"},
     {f"quantizers.{name}" for name in quantizers.names()},
     {"quantizers"},
-    {"layers", "select", "weights_file"},
+    {"layers", "onnx_weights", "select", "weights_file"},
     {"convert"},
     {"checkpoint", "summary"},
     {"card_facts"},
@@ -40,12 +41,13 @@ LAYERS = (
     {"models"},
     {""},
     {"hf", "hub", "inference", "report"},
+    {"export"},
     {"training.*"},
     {"training"},
     {"train"},
     {"quickstart"},
     {"cli.common"},
-    {"cli.card", "cli.models", "cli.sharing", "cli.training"},
+    {"cli.card", "cli.export", "cli.models", "cli.sharing", "cli.training"},
     {"cli"},
     {"cli.__main__"},
 )
