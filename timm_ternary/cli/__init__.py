@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from . import models, training  # noqa: F401  (they add their commands)
+from . import models, report, training  # noqa: F401  (they add their commands)
 from .common import app
 
 __all__ = ["app", "main"]
