@@ -16,8 +16,11 @@ MOST_LAYERS = 8
 """Lines of one panel; of deeper models, layers at even distances are shown."""
 
 
-def layers_over_training(run: Run) -> Any:
+def layers_over_training(run: Run, order: Sequence[str] = ()) -> Any:
     """Draw what the log holds of single layers, a panel a quantity (Zhu et al., Figure 2).
+
+    Args:
+        order: Names of layers, first to last, as far as they are known.
 
     Returns:
         The figure; None where the log says nothing of layers.
@@ -25,12 +28,12 @@ def layers_over_training(run: Run) -> Any:
     found = layer_series(run)
     if not found:
         return None
-    # Every panel gives a layer one colour, whichever quantities it has.
-    layers = evenly(
-        list(dict.fromkeys(name for lines in found.values() for name in lines)), MOST_LAYERS
-    )
+    names = dict.fromkeys(name for lines in found.values() for name in lines)
+    place = {name: k for k, name in enumerate(order)}
+    layers = evenly(sorted(names, key=lambda name: place.get(name, len(place))), MOST_LAYERS)
+    # A layer has one colour in every panel.
     colours = dict(zip(layers, COLOURS, strict=False))
-    drawing, axes = grid(len(found), 1, 2.2)
+    drawing, axes = grid(len(found), 1, 1.7)
     for axis, (quantity, lines) in zip(axes, sorted(found.items()), strict=True):
         for name, colour in colours.items():
             if name in lines:
@@ -47,7 +50,7 @@ def accuracy_curves(runs: Sequence[Run]) -> Any:
     Returns:
         The figure; None where no log holds an accuracy.
     """
-    drawing, (axis,) = grid(1, 1, 3.2)
+    drawing, (axis,) = grid(1, 1, 2.6)
     colours = {}
     for k, run in enumerate(runs):
         evaluated, trained = (series(run, key) for key in ("eval_accuracy", "accuracy"))
@@ -73,7 +76,7 @@ def accuracy_against_zeros(runs: Sequence[Run]) -> Any:
     points = {run.name: point for run in runs if (point := outcome(run)) is not None}
     if len(points) < 2:
         return None
-    drawing, (axis,) = grid(1, 1, 3.2)
+    drawing, (axis,) = grid(1, 1, 2.6)
     colours = {name: COLOURS[k % len(COLOURS)] for k, name in enumerate(points)}
     for name, (zeros, accuracy) in points.items():
         axis.plot(zeros, accuracy, "o", color=colours[name])
@@ -97,7 +100,9 @@ def _percent(value: float, _: object) -> str:
 
 
 def _legend(drawing: Any, colours: Mapping[str, str]) -> None:
-    handles = [Line2D([], [], color=colour) for colour in colours.values()]
+    handles = [
+        Line2D([], [], color=colour, marker="s", linestyle="") for colour in colours.values()
+    ]
     drawing.legend(
         handles, list(colours), loc="outside lower center", ncols=2, fontsize=7, frameon=False
     )

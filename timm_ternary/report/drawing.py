@@ -17,9 +17,9 @@ COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:
            "tab:pink", "tab:olive", "tab:cyan", "black")  # fmt: skip
 """Of the lines of one figure, in order."""
 
-# A phone shows 390 pixels: text of 8 points is still 9 of them high in a figure so narrow.
-_WIDTH = 5.2
-_DPI = 160
+# A phone is 390 pixels wide: text of 8 points is then still 10 of them high.
+_WIDTH = 4.0
+_DPI = 210
 
 
 def grid(count: int, columns: int, height: float) -> tuple[Any, list[Any]]:

@@ -143,7 +143,7 @@ def figure(model: nn.Module) -> Any:
     if not layers:
         raise ValueError("the model is not ternary; type: timm_ternary.ternarize_(model)")
     chosen = evenly(list(layers), MOST_LAYERS)
-    drawing, axes = grid(len(chosen), 2, 1.7)
+    drawing, axes = grid(len(chosen), 2, 1.4)
     for axis, name in zip(axes, chosen, strict=True):
         checked_code(name, layers[name])
         if isinstance(layers[name], PackedWeight):

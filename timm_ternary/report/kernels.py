@@ -20,6 +20,7 @@ TILES = 10
 
 # The lines between the tiles must be none of the three.
 _COLOURS = ListedColormap(["black", "0.5", "white"]).with_extremes(bad="lightskyblue")
+_CELL = 4  # pixels of one code; a line is one wide
 
 
 def convolutions(model: nn.Module) -> dict[str, Tensor]:
@@ -41,23 +42,29 @@ def tiles(codes: Tensor) -> np.ma.MaskedArray[Any, Any]:
             channels fill the rows in order.
 
     Returns:
-        ``(rows * (height + 1) - 1, columns * (width + 1) - 1)``, at most `TILES` each way.
+        Pixels, ``(rows * (4 height + 1) - 1, columns * (4 width + 1) - 1)``, with at most `TILES`
+        rows and columns.
     """
-    kernels = codes[:TILES, :TILES]
-    if codes.shape[1] == 1:
-        count = min(len(codes), TILES**2)
+    count, inputs, height, width = codes.shape
+    if inputs == 1:
+        count = min(count, TILES**2)
         columns = min(count, TILES)
-        kernels = codes[: count // columns * columns, 0].reshape(-1, columns, *codes.shape[2:])
-    rows, columns, height, width = kernels.shape
-    cells = np.ma.masked_all((rows, height + 1, columns, width + 1))
-    cells[:, :height, :, :width] = kernels.permute(0, 2, 1, 3).numpy()
-    return cells.reshape(rows * (height + 1), -1)[:-1, :-1]
+        rows = -(-count // columns)
+    else:
+        rows, columns = min(count, TILES), min(inputs, TILES)
+        count = rows * columns
+    kernels = codes[:, :columns].flatten(0, 1)[:count].numpy()
+    pixels = kernels.repeat(_CELL, 1).repeat(_CELL, 2)
+    cells = np.ma.masked_all((rows * columns, _CELL * height + 1, _CELL * width + 1))
+    cells[:count, :-1, :-1] = pixels
+    cells = cells.reshape(rows, columns, *cells.shape[1:]).transpose(0, 2, 1, 3)
+    return cells.reshape(rows * cells.shape[1], -1)[:-1, :-1]
 
 
 def figure(found: dict[str, Tensor]) -> Any:
     """Draw up to `MOST_LAYERS` of `convolutions`."""
     chosen = evenly(list(found), MOST_LAYERS)
-    drawing, axes = grid(len(chosen), 2, 2.9)
+    drawing, axes = grid(len(chosen), 2, 2.3)
     for axis, name in zip(axes, chosen, strict=True):
         axis.imshow(tiles(found[name]), cmap=_COLOURS, vmin=-1, vmax=1, interpolation="nearest")
         shape = "x".join(map(str, found[name].shape))

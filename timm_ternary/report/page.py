@@ -12,13 +12,14 @@ __all__ = ["Picture", "Section", "Table", "page"]
 # System colours follow the reader's light or dark mode; the figures bring their white ground.
 _STYLE = """
 :root { color-scheme: light dark; }
-body { font: 1rem/1.5 system-ui, sans-serif; max-width: 54rem; margin: 0 auto; padding: 1rem;
+body { font: 1rem/1.5 system-ui, sans-serif; max-width: 46rem; margin: 0 auto; padding: 1rem;
   overflow-wrap: anywhere; }
 h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .5rem; }
 h2 { font-size: 1.2rem; line-height: 1.25; margin: 2.5rem 0 .5rem; }
 figure { margin: 1rem 0; }
-img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: .4rem; }
-figcaption { font-size: .85rem; opacity: .8; margin-top: .3rem; }
+img { display: block; max-width: min(100%, 36rem); height: auto; background: #fff;
+  border-radius: .4rem; }
+figcaption { font-weight: 600; margin-bottom: .3rem; }
 .table { overflow-x: auto; overflow-wrap: normal; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .6rem; text-align: right; white-space: nowrap;
@@ -37,7 +38,7 @@ class Picture:
         name: Its file beside the page, with its ending.
         alt: What it shows, for those who do not see it.
         data: A PNG.
-        caption: Below it; may be empty.
+        caption: Above it; may be empty.
     """
 
     name: str
@@ -97,7 +98,7 @@ def _figure(picture: Picture) -> str:
     data = base64.b64encode(picture.data).decode("ascii")
     caption = f"<figcaption>{escape(picture.caption)}</figcaption>" if picture.caption else ""
     image = f'<img src="data:image/png;base64,{data}" alt="{escape(picture.alt)}">'
-    return f"<figure>{image}{caption}</figure>"
+    return f"<figure>{caption}{image}</figure>"
 
 
 def _table(table: Table) -> str:

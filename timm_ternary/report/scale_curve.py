@@ -29,7 +29,7 @@ def curves(model: nn.Module) -> dict[str, ScaleCurve]:
 def figure(found: dict[str, ScaleCurve]) -> Any:
     """Draw up to `MOST_LAYERS` of `found`, in units of the latent weights; dots: the present."""
     chosen = evenly(list(found), MOST_LAYERS)
-    drawing, axes = grid(len(chosen), 2, 2.2)
+    drawing, axes = grid(len(chosen), 2, 1.8)
     for axis, name in zip(axes, chosen, strict=True):
         curve = found[name]
         points = curve.threshold.cpu().numpy()

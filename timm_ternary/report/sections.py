@@ -51,7 +51,7 @@ def layers(model: nn.Module, summary: ModelSummary) -> Section:
     count, packed, dense = f"{summary.ternary_weights:,}", f"{sizes[0]:,}", f"{sizes[1]:,}"
     total = ("all", "", count, f"{summary.zeros:.1%}", "", "", packed, dense, "")
     text = (
-        "The last two sizes are bytes: the codes in 2 bits with their scales, and the weights in "
+        "Packed and float are bytes: codes in 2 bits with their scales, and the same weights in "
         "float32. Scales are means over the channels. W is the Shapiro-Wilk statistic of the "
         f"latent weights, 1 for a Gaussian, of at most {histograms.SAMPLE:,} weights drawn with a "
         "fixed seed."
@@ -96,11 +96,12 @@ def scales(model: nn.Module, summary: ModelSummary) -> Section:
     return Section(title, text, (Picture("scale.png", alt, png(scale_curve.figure(found))),))
 
 
-def training(runs: Sequence[Run]) -> Section:
+def training(runs: Sequence[Run], summary: ModelSummary) -> Section:
     """Zeros, thresholds and scales of layers over training, a figure a run."""
     title, pictures = "Layers over training", []
+    order = [row.name for row in summary.layers]
     for k, run in enumerate(runs, 1):
-        drawing = curves.layers_over_training(run)
+        drawing = curves.layers_over_training(run, order)
         if drawing is not None:
             alt = f"Zeros and trained parameters of layers over the epochs of {run.name}"
             pictures.append(Picture(f"training_{k}.png", alt, png(drawing), run.name))

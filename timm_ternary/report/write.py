@@ -52,7 +52,7 @@ def write_report(
         sections.layers(model, summary),
         sections.weights(model, summary),
         sections.scales(model, summary),
-        sections.training(logs),
+        sections.training(logs, summary),
         *sections.accuracy(logs),
         sections.codes(model),
     ]
