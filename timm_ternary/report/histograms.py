@@ -205,7 +205,7 @@ def _values(codes: torch.Tensor, code: TernaryCode) -> tuple[list[float], list[i
     """The values that occur, the mean over the channels, and how often: of one base up to three."""
     pos, neg = (scale.double().mean(1, keepdim=True).cpu() for scale in (code.pos, code.neg))
     # As numbers of base 3: torch's unique(dim=1) takes seconds where this takes milliseconds.
-    powers = 3 ** torch.arange(len(codes)).flip(0).unsqueeze(1)
+    powers = 3 ** torch.arange(len(codes)).unsqueeze(1)
     counts = ((codes + 1) * powers).sum(0).bincount()
     found = counts.nonzero().view(1, -1)
     kinds = found // powers % 3 - 1
