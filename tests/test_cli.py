@@ -146,7 +146,9 @@ def test_predict_sees_images_upright_and_in_8_bits(run: Run, packed: Path, tmp_p
         assert other["probabilities"] == plain["probabilities"], other["path"]
 
 
-def test_predict_names_and_skips_wrong_files(run: Run, packed: Path, images: list[Path]) -> None:
+def test_predict_names_and_skips_wrong_files(
+    run: Run, packed: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     wrong = images[0].with_suffix(".txt")
     wrong.write_text("no image")
     status, out, err = run("predict", packed, images[0], wrong, "--top", 3, "--json")
@@ -155,6 +157,14 @@ def test_predict_names_and_skips_wrong_files(run: Run, packed: Path, images: lis
     assert len(result["classes"]) == 3 and result["path"] == str(images[0])
     assert sum(result["probabilities"]) <= 1 + 1e-6
     assert err.strip() == f"skipped {wrong}: not an image"
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 32 * 32 // 2 - 1)  # Pillow refuses twice that
+    missing = wrong.with_name("missing.png")
+    status, out, err = run("predict", packed, images[0], missing, images[0].parent)
+    assert status == 2 and out == ""
+    lines = err.splitlines()
+    assert lines[0].startswith(f"skipped {images[0]}: ") and "decompression bomb" in lines[0]
+    assert lines[1] == f"skipped {missing}: No such file or directory"
+    assert lines[2] == f"skipped {images[0].parent}: Is a directory"
     status, out, err = run("predict", packed, wrong)
     assert status == 2 and err.splitlines()[-1] == "error: no image could be read"
 

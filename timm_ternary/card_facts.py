@@ -15,7 +15,7 @@ from . import packing
 from .checkpoint import CONFIG_NAME
 from .config import TernaryConfig
 from .files import FIGURE_NAME, METRICS_NAME, TRAINING_NAME, sha256
-from .weights_file import WEIGHTS_NAME, StoredWeights, packed_bytes, read_weights
+from .weights_file import WEIGHTS_NAME, StoredWeights, file_bytes, packed_tensors, read_weights
 
 __all__ = ["CardFacts", "LayerFacts", "card_facts", "file_sizes", "one_line"]
 
@@ -156,7 +156,7 @@ def file_sizes(stored: StoredWeights, missing: dict[str, str]) -> dict[str, int]
     assert stored.config is not None and stored.architecture is not None
     for encoding in packing.ENCODINGS:
         try:
-            data = packed_bytes(
+            parts = packed_tensors(
                 stored.codes,
                 rest,
                 config=stored.config,
@@ -166,7 +166,7 @@ def file_sizes(stored: StoredWeights, missing: dict[str, str]) -> dict[str, int]
         except ValueError as error:  # of zstd, without its library
             missing[f"size in {encoding}"] = str(error)
         else:
-            sizes[encoding] = len(data)
+            sizes[encoding] = len(file_bytes(*parts))
     return sizes
 
 

@@ -155,9 +155,11 @@ def predict(
         try:
             with Image.open(path) as image:
                 pixels = transform(to_mode(image, mode))
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-            reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-            skipped(str(path), reason)
+        except UnidentifiedImageError:
+            skipped(str(path), "not an image")
+            continue
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            skipped(str(path), getattr(error, "strerror", None) or str(error))
             continue
         probabilities = model(pixels.unsqueeze(0)).softmax(1)[0]
         values, classes = probabilities.topk(min(top, len(probabilities)))

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.console import Group
+from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 __all__ = ["evaluation", "layers", "methods", "prediction", "quickstart"]
 
@@ -33,13 +36,15 @@ def evaluation(result: _Values) -> Table:
     return table
 
 
-def prediction(result: _Values) -> Table:
-    """The likeliest classes of an image, with bars."""
-    table = _table(result["path"], "", "")
-    table.columns[2].justify = "left"
+def prediction(result: _Values) -> Group:
+    """The likeliest classes of an image, with bars, below its path."""
+    table = _table("", "", "")
+    table.show_header = False
+    table.columns[2].min_width = 10  # long names of classes wrap instead
     for name, share in zip(result["names"], result["probabilities"], strict=True):
-        table.add_row(name, f"{share:.1%}", "█" * round(30 * share))
-    return table
+        # Rich's own bar: in ASCII where the terminal knows no more.
+        table.add_row(name, f"{share:.1%}", ProgressBar(total=1, completed=share, width=30))
+    return Group(Text(result["path"], overflow="fold"), table)
 
 
 def layers(summary: _Values) -> Table:

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from . import card, export, models, sharing, training  # noqa: F401  (they add their commands)
+from . import card, export, models, report, sharing, training  # noqa: F401  (they add commands)
 from .common import app
 
 __all__ = ["app", "main"]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..code import TernaryCode
 from ..config import GRANULARITIES, TernaryConfig
 from ..errors import unknown
+from .scale_curve import ScaleCurve
 from .soft import soft_staircase, spread
 from .straight_through import Quantized, scale_codes
 
@@ -96,6 +97,11 @@ class Quantizer(nn.Module):
     def refresh(self, weight: Tensor) -> None:
         """Update the method's own state from the latent weight: the Trainer calls it when an epoch
         begins, but for the first, for which `reset` prepares."""
+
+    def scale_curve(self, weight: Tensor, group: int = 0) -> ScaleCurve | None:
+        """The scale of one group of `weight` as a function of its threshold, for figures; None
+        where the threshold is not trained, or the group's weights are all equal."""
+        return None
 
     @property
     def is_soft(self) -> bool:

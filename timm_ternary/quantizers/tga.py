@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from ..code import TernaryCode
 from .base import Quantizer, register
+from .scale_curve import ScaleCurve
 from .straight_through import Quantized, row_sum
 
 __all__ = ["TGA", "inverse_mills"]
 
 _MAX_BASES = 8  # as abcnet's; the papers go up to 4 and 5
+_CURVE_POINTS = 401  # over +-4 sigma, beyond the clip at 3
 _NEWTON_STEPS = 8  # to the last bit for S up to its clip at 3 sigma
 # Keeps restored thresholds clear of the levels.
 _MARGIN = 2.0**-20
@@ -151,6 +153,30 @@ class TGA(Quantizer):
         size = torch.where(threshold < 0, -threshold, threshold)
         clipped = torch.where(size < 3 * std, size, 3 * std)
         return mean + std * inverse_mills(clipped / std), clipped
+
+    @torch.enable_grad()
+    def scale_curve(self, weight: Tensor, group: int = 0) -> ScaleCurve | None:
+        """S and dS/dthreshold over +-4 sigma (Figure 3b); the slope is autograd's own."""
+        rows = self.rows(weight.detach())[group : group + 1]
+        if rows.numel() == 0:
+            return None
+        mean, std, flat = (moment.view(()) for moment in self._moments(rows))
+        if flat:
+            return None
+        points = std * torch.linspace(-4, 4, _CURVE_POINTS, dtype=std.dtype, device=std.device)
+        points.requires_grad_()
+        scale = self._scale(points, mean, std)[0]
+        (slope,) = torch.autograd.grad(scale.sum(), points)
+        present = self.threshold.detach().view(self.bases, -1)[:, group].to(std.dtype)
+        return ScaleCurve(
+            mean=mean.item(),
+            std=std.item(),
+            threshold=points.detach(),
+            scale=scale.detach(),
+            slope=slope,
+            present=present,
+            present_scale=self._scale(present, mean, std)[0],
+        )
 
     def quantize_bases(self, rows: Tensor) -> Sequence[Quantized]:
         """Equations 9 to 11 for each threshold; see the class."""

@@ -1,0 +1,53 @@
+"""What the figures share: their width, their layers and their bytes."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+__all__ = ["COLOURS", "evenly", "grid", "png"]
+
+COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown",
+           "tab:pink", "tab:olive", "tab:cyan", "black")  # fmt: skip
+"""Of the lines of one figure, in order."""
+
+# A phone is 390 pixels wide: text of 8 points is then still 10 of them high.
+_WIDTH = 4.0
+_DPI = 210
+
+
+def grid(count: int, columns: int, height: float) -> tuple[Any, list[Any]]:
+    """A figure and `count` axes in rows of `columns`.
+
+    Args:
+        height: Of a row, in inches.
+    """
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(_WIDTH, height * rows), layout="constrained", dpi=_DPI)
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    for axis in axes[count:]:
+        axis.set_axis_off()
+    for axis in axes:
+        axis.tick_params(labelsize=7)
+    return figure, axes[:count]
+
+
+def evenly(names: Sequence[str], most: int) -> list[str]:
+    """At most `most` of `names` at even distances, the first and the last among them."""
+    count = min(len(names), most)
+    return [names[k] for k in np.linspace(0, len(names) - 1, count).round().astype(int)]
+
+
+def png(figure: Any) -> bytes:
+    """`figure` as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

@@ -1,0 +1,134 @@
+"""What training runs left behind: the log of the Trainer and the final metrics."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Run", "Series", "find_log", "layer_series", "outcome", "read_runs", "series"]
+
+HISTORY_NAME = "history.json"
+_METRICS_NAME = "metrics.json"
+_STATE_NAME = "trainer_state.json"
+
+Series = tuple[list[float], list[float]]
+"""Epochs and values."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run.
+
+    Attributes:
+        name: Its directory's name; the whole path where several runs have one name.
+        entries: The log, in order.
+        metrics: Final ones; empty where there is no metrics.json.
+    """
+
+    name: str
+    entries: tuple[dict[str, Any], ...]
+    metrics: dict[str, Any]
+
+
+def find_log(directory: str | Path) -> Path | None:
+    """history.json of a run, else trainer_state.json of it or of its last checkpoint, else None."""
+    directory = Path(directory)
+    states = directory.glob(f"checkpoint-*/{_STATE_NAME}")
+    counted = [path for path in states if path.parent.name.partition("-")[2].isdigit()]
+    counted.sort(key=lambda path: int(path.parent.name.partition("-")[2]), reverse=True)
+    candidates = [directory / HISTORY_NAME, directory / _STATE_NAME, *counted]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def read_runs(directories: Sequence[str | Path]) -> list[Run]:
+    """Read the runs in `directories`, each once.
+
+    Raises:
+        ValueError: A directory does not exist or holds no log, or a file is damaged.
+    """
+    paths = list({Path(directory).resolve(): Path(directory) for directory in directories}.values())
+    names = [path.resolve().name for path in paths]
+    runs = []
+    for path, name in zip(paths, names, strict=True):
+        log = find_log(path)
+        if log is None:
+            raise ValueError(
+                f"run {str(path)!r}: no directory with {HISTORY_NAME} or "
+                f"checkpoint-*/{_STATE_NAME}; type --run with the output_dir of a training"
+            )
+        metrics = path / _METRICS_NAME
+        runs.append(
+            Run(
+                name=name if names.count(name) == 1 else str(path),
+                entries=_entries(log),
+                metrics=_read(metrics, dict) if metrics.is_file() else {},
+            )
+        )
+    return runs
+
+
+def series(run: Run, key: str) -> Series:
+    """The finite values of `key` in the log and the epochs they belong to."""
+    found: Series = ([], [])
+    for entry in run.entries:
+        epoch, value = _number(entry.get("epoch")), _number(entry.get(key))
+        if epoch is not None and value is not None:
+            found[0].append(epoch)
+            found[1].append(value)
+    return found
+
+
+def layer_series(run: Run) -> dict[str, dict[str, Series]]:
+    """What the log holds of single layers: ``{"zeros": {"conv1": ...}, "threshold": ...}``."""
+    keys = dict.fromkeys(key for entry in run.entries for key in entry if "/" in key)
+    found: dict[str, dict[str, Series]] = {}
+    for key in keys:
+        parameter, _, layer = key.partition("/")
+        values = series(run, key)
+        if values[0]:
+            found.setdefault(parameter, {})[layer] = values
+    return found
+
+
+def outcome(run: Run) -> tuple[float, float] | None:
+    """Fraction of zeros and accuracy, 0 to 1, at the end; None where either is not known."""
+    found = []
+    for key in ("zeros", "eval_accuracy"):
+        value = _number(run.metrics.get(key))
+        logged = series(run, key)[1]
+        if value is None and not logged:
+            return None
+        found.append(logged[-1] if value is None else value)
+    return found[0], found[1]
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return None
+
+
+def _entries(path: Path) -> tuple[dict[str, Any], ...]:
+    if path.name == HISTORY_NAME:
+        entries = _read(path, list)
+    else:
+        entries = _read(path, dict).get("log_history")
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f"{str(path)!r} holds no list of log entries")
+    return tuple(entries)
+
+
+def _read(path: Path, kind: type) -> Any:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{str(path)!r} is not valid JSON ({error})") from error
+    if not isinstance(value, kind):
+        raise ValueError(
+            f"{str(path)!r} must hold a JSON {kind.__name__}, got {type(value).__name__}"
+        )
+    return value
