@@ -10,7 +10,7 @@ import timm
 import torch
 
 import timm_ternary
-from timm_ternary import packing, quantizers
+from timm_ternary import cli, packing, quantizers
 from timm_ternary.quantizers.base import option_defaults
 
 ROOT = Path(__file__).parents[1]
@@ -62,3 +62,14 @@ def test_encodings() -> None:
 def test_two_commands_stand_word_for_word() -> None:
     assert "\npip install -e . && timm-ternary quickstart\n" in TEXT
     assert '\npip install -e ".[test]" && pytest\n' in TEXT
+
+
+def test_every_command_is_in_the_table() -> None:
+    named = set(re.findall(r"^\| `timm-ternary (\w+)", TEXT, re.MULTILINE))
+    commands = cli.app.registered_commands
+    assert named == {c.name or getattr(c.callback, "__name__", "") for c in commands}
+
+
+def test_publishing_and_loading_take_six_lines() -> None:
+    block = re.search(r"## Publish and load\n\n```\n(.*?)```", TEXT, re.DOTALL)
+    assert block is not None and len(block[1].splitlines()) == 6
