@@ -117,3 +117,47 @@ def test_steps_of_resnet18(tmp_path: Path) -> None:
         print(f"{kind}: {1e3 * statistics.median(times):.0f} ms, {ratios[kind]:.2f} x float")
     assert ratios["joint"] <= JOINT
     assert ratios["alternate"] <= ALTERNATE
+
+
+def compiled_step(name: str, device: str, batch: int, pixels: int) -> Callable[[], None]:
+    """A joint step of a compiled model in bfloat16 autocast, waited for."""
+    model = timm.create_model(name).to(device).train()
+    compiled = torch.compile(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    images = torch.randn(batch, 3, pixels, pixels, device=device)
+    labels = torch.randint(0, 1000, (batch,), device=device)
+
+    def step() -> None:
+        with torch.autocast(device, torch.bfloat16):
+            loss = F.cross_entropy(compiled(images).float(), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def wall_ratio(device: str, batch: int, pixels: int, rounds: int) -> float:
+    """Median over interleaved rounds of a ternary step relative to a float one."""
+    steps = [compiled_step(name, device, batch, pixels) for name in ("resnet18_tern", "resnet18")]
+    ratios = []
+    for number in range(rounds + 3):
+        times = []
+        for step in steps:
+            start = time.perf_counter()
+            step()
+            times.append(time.perf_counter() - start)
+        if number >= 3:  # the first ones compile
+            ratios.append(times[0] / times[1])
+    return statistics.median(ratios)
+
+
+@pytest.mark.gpu
+@pytest.mark.benchmark
+def test_compiled_joint_step_on_a_gpu() -> None:
+    """ResNet-18, 224 pixels, batch 256, bfloat16."""
+    ratio = wall_ratio("cuda", batch=256, pixels=PIXELS, rounds=30)
+    print(f"{torch.cuda.get_device_name()}: joint, compiled {ratio:.3f} x float")
+    assert ratio <= 1.05
