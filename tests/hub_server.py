@@ -191,7 +191,8 @@ class _Handler(BaseHTTPRequestHandler):
         if found := re.fullmatch("/_objects/([0-9a-f]{64})", path):
             return self._store(found[1], body)
         if path == "/api/validate-yaml":
-            return self._send_json({"errors": [], "warnings": []})
+            wrong = [{"message": '"license" must be one of [mit]'}] * (b"license: nonsense" in body)
+            return self._send_json({"errors": wrong, "warnings": []}, status=400 if wrong else 200)
         if path == "/api/repos/create":
             return self._create(json.loads(body))
         if found := re.fullmatch(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):

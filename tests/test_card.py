@@ -121,7 +121,7 @@ def test_sizes_are_those_of_files(packed: Path, tmp_path: Path) -> None:
     table = rows(card_text(packed))
     floating = save_float(timm.create_model("resnet8_cifar", num_classes=10, in_chans=1), tmp_path)
     full = (floating / "model.safetensors").stat().st_size
-    assert table["float"][0] == f"{full:,}"
+    assert table["float32"][0] == f"{full:,}"
     for encoding in ("2bit", "base3", "zstd"):
         save_packed(load_packed(packed), tmp_path / encoding, encoding)
         size = (tmp_path / encoding / "model.safetensors").stat().st_size

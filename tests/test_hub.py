@@ -23,6 +23,7 @@ from samples import image, outputs, trained
 import timm_ternary
 from timm_ternary import cli
 from timm_ternary import hub as publishing
+from timm_ternary.card import write_card
 from timm_ternary.checkpoint import save_float, save_packed
 from timm_ternary.hub import push_directory, push_to_hub
 from timm_ternary.weights_file import WEIGHTS_NAME
@@ -103,8 +104,10 @@ class TestPush:
     """What a repository holds then."""
 
     def test_a_directory_by_the_list(self, hub: Hub, packed: Path) -> None:
-        for name in ("metrics.json", "training.json", "history.json", "curve.png", "index.html"):
+        for name in ("metrics.json", "history.json", "curve.png", "index.html"):
             (packed / name).write_text("{}")
+        digest = sha256((packed / WEIGHTS_NAME).read_bytes()).hexdigest()
+        (packed / "training.json").write_text(json.dumps({"weights_sha256": digest}))
         for name in ("training_args.bin", "optimizer.pt", "notes.txt", ".secret"):
             (packed / name).write_text("not for others")
         save_packed(trained(seed=1), packed / "checkpoint-7")
@@ -125,6 +128,27 @@ class TestPush:
             "- transformers\n", "```python\nimport timm_ternary", f"hf-hub:{REPO}",
         ):  # fmt: skip
             assert part in card
+
+    def test_figures_of_other_weights_stay_here(self, hub: Hub, packed: Path) -> None:
+        for name in ("metrics.json", "history.json", "weights.png", "index.html"):
+            (packed / name).write_text("{}")
+        (packed / "training.json").write_text(json.dumps({"weights_sha256": "0" * 64}))
+        push_directory(packed, REPO)
+        assert set(hub.repositories[REPO].files()) == MODEL_FILES
+
+    def test_a_card_that_was_made_before_is_made_anew(self, hub: Hub, packed: Path) -> None:
+        write_card(packed, license="mit")
+        assert "local-dir:" in (packed / "README.md").read_text()
+        push_directory(packed, REPO)
+        card = hub.repositories[REPO].files()["README.md"].decode()
+        assert f"hf-hub:{REPO}" in card and "local-dir:" not in card
+        assert "license: mit\n" in card
+
+    def test_a_card_that_the_hub_refuses(self, hub: Hub, packed: Path) -> None:
+        (packed / "README.md").write_text("---\nlicense: nonsense\n---\nMine.\n")
+        with pytest.raises(ValueError, match=rf"cannot upload to '{REPO}': .*license") as error:
+            push_directory(packed, REPO)
+        assert "\n" not in str(error.value) and hub.repositories[REPO].titles == []
 
     def test_a_card_that_is_there(self, hub: Hub, packed: Path) -> None:
         (packed / "README.md").write_text("---\nlicense: mit\n---\nMine.\n")
@@ -223,10 +247,30 @@ class TestNothingIsUploaded:
         with pytest.raises(ValueError, match="packed and trainable form are not the same"):
             push_directory(packed, REPO)
 
-    def test_latent_weights(self, model: torch.nn.Module, packed: Path) -> None:
-        safetensors.torch.save_file(dict(model.state_dict()), packed / WEIGHTS_NAME)
+    @pytest.mark.parametrize("method", ["tga", "bwn"])  # bwn trains no parameters of its own
+    def test_latent_weights(self, packed: Path, method: str) -> None:
+        network = trained("resnet8_cifar_tern", ternary=method)
+        safetensors.torch.save_file(dict(network.state_dict()), packed / WEIGHTS_NAME)
         with pytest.raises(ValueError, match=r"latent weights.*timm-ternary pack"):
             push_directory(packed, REPO)
+
+    def test_no_model_of_timm(self) -> None:
+        with pytest.raises(ValueError, match="Linear is no timm classification model"):
+            push_to_hub(torch.nn.Linear(2, 2), REPO)
+
+    def test_another_quantization_in_the_configuration(self, packed: Path) -> None:
+        config = json.loads((packed / "config.json").read_text())
+        config["quantization_config"]["method"] = "ttq"
+        (packed / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ValueError, match=r"quantization_config is not that of.*pack"):
+            push_directory(packed, REPO)
+
+    @pytest.mark.parametrize("text", ["{", "{}", "[]"])
+    def test_a_configuration_that_is_none(self, tmp_path: Path, text: str) -> None:
+        directory = save_float(trained("test_resnet"), tmp_path / "float")
+        (directory / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=r"config\.json: "):
+            push_directory(directory, REPO)
 
     def test_logits_that_are_not_finite(self, tmp_path: Path) -> None:
         network = trained("test_resnet")

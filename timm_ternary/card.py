@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.utils import validate_repo_id
 from jinja2 import Environment, StrictUndefined
@@ -16,9 +17,10 @@ from . import quantizers
 from .card_facts import CardFacts, card_facts, one_line
 from .files import FIGURE_NAME, TRAINING_NAME, atomic_write, bundled
 
-__all__ = ["CARD_NAME", "card_text", "write_card"]
+__all__ = ["CARD_NAME", "card_text", "generated_license", "is_generated", "write_card"]
 
 CARD_NAME = "README.md"
+_MARK = "Written by `timm-ternary card` from the files beside it"
 _TASK = "image-classification"
 _TAGS = [_TASK, "timm", "transformers", "timm_ternary", "ternary", "quantized"]
 _ACCURACIES = {
@@ -26,6 +28,7 @@ _ACCURACIES = {
     "ternary": "ternary, after training",
     "reloaded": "this file, loaded back",
 }
+_LABELS = {"float": "float32"}
 _NUMBER = (int, float)
 # Names of classes that a card shows.
 _MOST_NAMES = 20
@@ -60,6 +63,8 @@ def card_text(
     source = f"hf-hub:{repo_id}" if repo_id else f"local-dir:{name}"
     place = source if repo_id else name
     command = _stated(facts, "evaluation command", "evaluation", str)
+    if command and not command.startswith("timm-ternary evaluate "):
+        command = None
     content = {
         "title": repo_id or facts.architecture,
         "architecture": facts.architecture,
@@ -108,6 +113,18 @@ def write_card(
     with atomic_write(path, lambda scratch: scratch.write_text(text, encoding="utf-8")):
         pass
     return path
+
+
+def is_generated(path: Path) -> bool:
+    """Whether a README.md is one of `card_text`, which may be made anew, and nobody's own."""
+    return path.is_file() and _MARK in path.read_text(encoding="utf-8", errors="replace")
+
+
+def generated_license(path: Path) -> str | None:
+    """The licence that a card of `card_text` was given."""
+    text = path.read_text(encoding="utf-8")
+    found: Any = yaml.safe_load(text.split("---", 2)[1]).get("license")
+    return found if isinstance(found, str) else None
 
 
 def _metadata(facts: CardFacts, repo_id: str | None, license: str | None) -> ModelCardData:
@@ -198,7 +215,7 @@ def _sizes(facts: CardFacts) -> list[tuple[str, str, str]]:
     full = facts.sizes["float"]
     return [
         (
-            f"{name} (model.safetensors)" if name == facts.encoding else name,
+            f"{name} (model.safetensors)" if name == facts.encoding else _LABELS.get(name, name),
             f"{size:,}",
             "" if name == "float" else f"{full / size:.1f}x",
         )

@@ -127,20 +127,32 @@ def card_facts(directory: str | Path) -> CardFacts:
         ternary=stored.config,
         encoding=stored.encoding,
         input_size=tuple(n for n in size if isinstance(n, int)) if isinstance(size, list) else (),
-        label_names=tuple(map(str, names)) if isinstance(names, list) else (),
+        label_names=_label_names(names),
         num_classes=classes if isinstance(classes, int) else None,
         layers=tuple(
             LayerFacts(one_line(name), tuple(code.shape), code.shape.numel(), code.zeros)
             for name, code in stored.codes.items()
         ),
         sizes={},
-        figure=(directory / FIGURE_NAME).is_file(),
+        figure=_is_newer(directory / FIGURE_NAME, path),
     )
     facts.sizes = file_sizes(stored, facts.missing) | {stored.encoding: path.stat().st_size}
     _measured(directory, facts)
     if not facts.figure:
-        facts.missing["figure"] = f"no {FIGURE_NAME} in the directory"
+        facts.missing["figure"] = f"no {FIGURE_NAME} that is newer than {WEIGHTS_NAME}"
     return facts
+
+
+def _label_names(names: Any) -> tuple[str, ...]:
+    """Names of the classes, but not those that transformers makes up: LABEL_0, LABEL_1, ..."""
+    found = tuple(map(str, names)) if isinstance(names, list) else ()
+    made_up = all(name == f"LABEL_{index}" for index, name in enumerate(found))
+    return () if made_up else found
+
+
+def _is_newer(figure: Path, weights: Path) -> bool:
+    """Whether there is a figure, and it was drawn after the weights were written."""
+    return figure.is_file() and figure.stat().st_mtime >= weights.stat().st_mtime
 
 
 def file_sizes(stored: StoredWeights, missing: dict[str, str]) -> dict[str, int]:

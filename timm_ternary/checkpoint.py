@@ -98,9 +98,10 @@ def save_float(model: nn.Module, directory: str | Path) -> Path:
     Unlike ``timm.models.save_for_hf`` it leaves a directory that transformers loads too.
 
     Raises:
-        ValueError: The model holds NaN. Nothing is written then.
+        ValueError: The model holds NaN, or is no timm model. Nothing is written then.
         OSError: The directory cannot be written. Older files in it stay whole.
     """
+    _float_architecture(model)
     tensors = _tensors(model.state_dict())
     return _write(model, directory, safetensors.torch.save(tensors, {"format": "pt"}), {})
 
@@ -153,13 +154,18 @@ def _exclude_float_layers(model: nn.Module, config: TernaryConfig) -> TernaryCon
     return replace(config, exclude=config.exclude + layers)
 
 
-def _architecture(model: nn.Module) -> str:
+def _float_architecture(model: nn.Module) -> str:
     name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
     if not name or not hasattr(model, "num_features"):
         raise ValueError(
             f"{type(model).__name__} is no timm classification model, so timm could not load it "
             "back; build it with timm.create_model (your own: timm_ternary.register_ternary)"
         )
+    return str(name)
+
+
+def _architecture(model: nn.Module) -> str:
+    name = _float_architecture(model)
     name = name if name.endswith("_tern") else f"{name}_tern"
     if not timm.is_model(name):
         raise ValueError(

@@ -211,7 +211,10 @@ def _decode(name: str, layer: Any) -> None:
     for key, tensor in held.items():
         # transformers would go on with random values.
         if tensor is not None and not getattr(tensor, "_is_hf_initialized", False):
-            raise ValueError(f"tensor {name}.{key} is missing in the file, or has another shape")
+            raise ValueError(
+                f"tensor {name}.{key} is missing in the file, or has another shape; for other "
+                "classes type: timm.create_model(..., pretrained=True, num_classes=N)"
+            )
     try:
         code = code_from_tensors(layer.weight_packed, layer.weight_scale, layer.weight_shape)
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import tempfile
@@ -14,15 +15,16 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.utils import validate_repo_id
 from torch import Tensor, nn
 
-from .card import CARD_NAME, card_text
+from .card import CARD_NAME, card_text, generated_license, is_generated
 from .checkpoint import CONFIG_NAME, load_packed, save_float, save_packed
 from .convert import config_of, quantizers_of, ternary_layers
-from .files import HISTORY_NAME, METRICS_NAME, TRAINING_NAME
+from .files import HISTORY_NAME, METRICS_NAME, TRAINING_NAME, sha256
 from .hub_errors import one_line
 from .layers import layer_code
 from .models.load import load_model
 from .version import __version__
 from .weights_file import WEIGHTS_NAME, is_packed_file, read_weights
+from .wrapper import quantization_dict
 
 __all__ = ["create_repository", "published_files", "push_directory", "push_to_hub"]
 
@@ -65,14 +67,16 @@ def push_to_hub(
         OSError: The Hub refuses, fails, or cannot be reached; the same call again repeats it.
     """
     _check_name(repo_id)
+    model = getattr(model, "timm_model", model)  # within transformers' TimmWrapper
     with tempfile.TemporaryDirectory() as scratch:
         if config_of(model) is None:
             save_float(model, scratch)
         else:
             save_packed(model, scratch, encoding)
         _check_same(model, scratch)
-        for path in [] if directory is None else _beside(Path(directory)):
-            shutil.copy(path, scratch)
+        if directory is not None:
+            for path in _beside(Path(directory), Path(scratch) / WEIGHTS_NAME):
+                shutil.copy(path, scratch)
         return push_directory(
             scratch,
             repo_id,
@@ -115,7 +119,10 @@ def push_directory(
     directory = Path(directory)
     additions = [CommitOperationAdd(path.name, path) for path in published_files(directory)]
     _check_loads(directory)
-    if not (directory / CARD_NAME).is_file():
+    card = directory / CARD_NAME
+    if not card.is_file() or is_generated(card):
+        # Anew: an earlier one may speak of other weights, or of another place to load them from.
+        additions = [a for a in additions if a.path_in_repo != CARD_NAME]
         additions.append(CommitOperationAdd(CARD_NAME, _card(directory, repo_id).encode()))
     url = create_repository(repo_id, private=private, token=token)[1]
     with one_line(f"cannot upload to {repo_id!r}"):
@@ -147,7 +154,7 @@ def published_files(directory: str | Path) -> list[Path]:
                 f"{directory}: no {path.name}; give the output_dir of a finished run, or type: "
                 "timm-ternary pack MODEL DIR"
             )
-    return own + _beside(directory)
+    return own + _beside(directory, own[0])
 
 
 def create_repository(
@@ -168,10 +175,18 @@ def create_repository(
     return made.repo_id, str(made)
 
 
-def _beside(directory: Path) -> list[Path]:
-    """Card, metrics and figures of a directory."""
+def _beside(directory: Path, weights: Path) -> list[Path]:
+    """Card, metrics and figures of a directory; the card alone where a run made other weights."""
     found = (path for pattern in _BESIDE for path in sorted(directory.glob(pattern)))
-    return [path for path in found if path.is_file()]
+    files = [path for path in found if path.is_file()]
+    try:
+        run = json.loads((directory / TRAINING_NAME).read_text(encoding="utf-8"))
+        same = run["weights_sha256"] == sha256(weights)
+    except FileNotFoundError:
+        same = True
+    except (ValueError, KeyError, TypeError):
+        same = False
+    return files if same else [path for path in files if path.name == CARD_NAME]
 
 
 def _api(token: str | None) -> HfApi:
@@ -203,15 +218,22 @@ def _check_same(model: nn.Module, directory: str | Path) -> None:
 def _check_loads(directory: Path) -> None:
     """Refuse a directory that does not load, or whose two forms are not the same model."""
     stored = read_weights(directory / WEIGHTS_NAME)
-    if stored.quantizers:
+    if stored.latent:
         raise ValueError(
             f"{directory}: holds latent weights, not packed ones; type: timm-ternary pack "
             f"{directory} OUT, then push OUT"
         )
+    config = _read_config(directory)
     if stored.config is None:
         float_model = load_model(str(directory))
         _logits(float_model, _images(float_model))
         return
+    stated = config.get("quantization_config")
+    if stated is not None and stated != quantization_dict(stored.config, str(stored.encoding)):
+        raise ValueError(
+            f"{directory / CONFIG_NAME}: quantization_config is not that of {WEIGHTS_NAME}; type: "
+            f"timm-ternary pack {directory} OUT, then push OUT"
+        )
     packed, trainable = load_packed(directory), load_packed(directory, packed=False)
     images = _images(packed)
     logits = [_logits(model, images) for model in (packed, trainable)]
@@ -221,6 +243,18 @@ def _check_loads(directory: Path) -> None:
         raise ValueError(
             f"{directory}: packed and trainable form are not the same model, so nothing is uploaded"
         )
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    """config.json, for errors that name it: timm's own do not."""
+    path = directory / CONFIG_NAME
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(config, dict) or "architecture" not in config:
+        raise ValueError(f"{path}: it names no architecture; write it by timm_ternary or timm")
+    return config
 
 
 def _near(packed: nn.Module, trainable: nn.Module, tolerance: float) -> bool:
@@ -253,7 +287,9 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
 def _card(directory: Path, repo_id: str) -> str:
     """The model card: of a packed model what its files say; of a float one how it is loaded."""
     if is_packed_file(directory / WEIGHTS_NAME):
-        return card_text(directory, repo_id=repo_id)
+        card = directory / CARD_NAME
+        license = generated_license(card) if card.is_file() else None
+        return card_text(directory, repo_id=repo_id, license=license)
     return f"""---
 library_name: timm
 pipeline_tag: image-classification

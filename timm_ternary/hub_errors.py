@@ -10,7 +10,6 @@ from huggingface_hub import constants
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
-    HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RevisionNotFoundError,
@@ -41,15 +40,15 @@ def one_line(doing: str) -> Iterator[None]:
         doing: What failed then, e.g. ``cannot upload to user/name``.
 
     Raises:
-        ValueError: A name is none.
+        ValueError: A name is none, or a README.md is none to the Hub.
         OSError: The Hub refuses, fails, or cannot be reached.
     """
     try:
         yield
-    except HFValidationError as error:
-        raise ValueError(f"{doing}: {_flat(error)}") from error
     except (HTTPError, OSError, RuntimeError) as error:  # RuntimeError: from uploads of large files
         raise OSError(f"{doing}: {explain(error) or _flat(error)}") from error
+    except ValueError as error:  # of names, and of metadata in README.md that the Hub refuses
+        raise ValueError(f"{doing}: {_flat(error)}") from error
 
 
 def explain(error: BaseException) -> str | None:

@@ -130,6 +130,8 @@ def fit(
     gpus = gpu_names(args)
     if trainer.is_world_process_zero():
         save_model(trained, args.output_dir)
+        # First: what was measured is not lost with a file that cannot be read back.
+        write_json(Path(args.output_dir) / METRICS_NAME, metrics)
         facts = training_facts(
             model_args,
             data_args,
@@ -141,8 +143,6 @@ def fit(
             seconds=None if resume else metrics["train_runtime"],
             gpus=gpus,
         )
-        # Before the last check: what was measured is not lost with a file that cannot be read back.
-        write_json(Path(args.output_dir) / METRICS_NAME, metrics)
         write_json(Path(args.output_dir) / TRAINING_NAME, facts)
         write_json(Path(args.output_dir) / HISTORY_NAME, trainer.state.log_history)
         metrics = _with_reloaded_accuracy(metrics, data, args)
@@ -192,7 +192,7 @@ def _publish(args: TernaryTrainingArguments, repo_id: str) -> None:
             token=args.hub_token,
             commit_message="End of training",
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise OSError(
             f"the result is in {args.output_dir}, but {error}; type: timm-ternary push "
             f"{args.output_dir} {repo_id}"

@@ -65,6 +65,7 @@ class StoredWeights:
         config: How the packed file's model was made ternary, else None.
         encoding: Of a packed file, else None.
         architecture: Of a packed file, else None.
+        latent: The file was saved in the trainable form.
     """
 
     dense: dict[str, Tensor]
@@ -73,6 +74,7 @@ class StoredWeights:
     config: TernaryConfig | None = None
     encoding: str | None = None
     architecture: str | None = None
+    latent: bool = False
 
 
 def packed_tensors(
@@ -162,8 +164,9 @@ def read_weights(path: str | Path, stated: Mapping[str, Any] | None = None) -> S
         return _read_unpacked(tensors)
     if stated is None:
         raise ValueError(
-            f"{path}: tensor {strange} is packed, but the file has no timm_ternary metadata, and "
-            "no config.json says in model_args how it is packed: ternary and packed"
+            f"{path}: tensor {strange} is packed, but the file has no timm_ternary metadata; if "
+            "config.json beside it says in model_args how it is packed (ternary and packed), type: "
+            f"timm-ternary pack {path.parent} OUT"
         )
     _logger.warning(
         "%s: saved without timm_ternary.hf, so it holds no digests that would show damage", path
@@ -282,6 +285,7 @@ def _read_unpacked(tensors: dict[str, Tensor]) -> StoredWeights:
     for name, tensor in tensors.items():
         if name.endswith(_LATENT):
             stored.dense[name.removesuffix(_LATENT) + ".weight"] = tensor
+            stored.latent = True
         elif _INNER in name:
             layer, key = name.split(_INNER)
             stored.quantizers.setdefault(layer, {})[key] = tensor

@@ -131,3 +131,22 @@ def test_a_stream_has_no_counts(tmp_path: Path, sized: bool, monkeypatch: Any) -
     monkeypatch.setitem(globals(), "DIGITS", data)
     found = facts(tmp_path)["dataset"]
     assert (found["train_images"], found["eval_images"]) == ((8, 4) if sized else (None, None))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name"),
+    [
+        ({"train": "https://u:pw@host/x.parquet?X-Signature=SECRET"}, '{"train": "x.parquet"}'),
+        ({"train": ["/home/me/a.parquet", "b.parquet"]}, '{"train": ["a.parquet", "b.parquet"]}'),
+    ],
+)
+def test_names_of_files_hold_no_secrets(tmp_path: Path, dataset: Any, name: str) -> None:
+    found = facts(tmp_path / "out", data={"dataset": dataset})
+    assert found["dataset"]["name"] == name
+    assert "SECRET" not in json.dumps(found) and "/home/me" not in json.dumps(found)
+
+
+@pytest.mark.parametrize("text", ["x" * 400, "~nobody-of-this-name/x", "../../home/me/x"])
+def test_words_that_are_no_paths_of_this_machine(tmp_path: Path, text: str) -> None:
+    told = facts(tmp_path / "out", run_name=text)
+    assert "/home/me" not in json.dumps(told)

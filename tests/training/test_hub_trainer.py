@@ -16,7 +16,7 @@ from samples import outputs, trained
 from trainer_models import Images, one_thread  # noqa: F401
 from transformers import AutoModelForImageClassification
 
-from timm_ternary import train
+from timm_ternary import train, unpack_
 from timm_ternary.training.trainer import TernaryTrainer
 from timm_ternary.training.training_arguments import TernaryTrainingArguments
 
@@ -123,6 +123,18 @@ def test_a_failure_in_between_does_not_end_the_run(
     assert len(hub.repositories[REPO].titles) == 2
 
 
+def test_a_card_that_the_hub_refuses_does_not_end_the_run(
+    hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "README.md").write_text("---\nlicense: nonsense\n---\nMine.\n")
+    with pytest.raises(SystemExit), caplog.at_level(logging.WARNING, "timm_ternary"):
+        train.main(recipe(tmp_path))
+    assert "training goes on" in caplog.text
+    assert "the result is in" in capsys.readouterr().err.splitlines()[-1]
+    assert (tmp_path / "out" / "metrics.json").is_file()
+
+
 def test_a_failure_at_the_end_says_what_to_type(
     hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,7 +199,7 @@ def test_the_average_is_what_is_published(hub: Hub, tmp_path: Path) -> None:
 def test_a_model_within_a_wrapper_of_transformers(hub: Hub, tmp_path: Path) -> None:
     network = trained("test_resnet_tern", num_classes=3)
     trainer(tmp_path, network).push_to_hub()
-    wrapper = AutoModelForImageClassification.from_pretrained(REPO)
+    wrapper = unpack_(AutoModelForImageClassification.from_pretrained(REPO))
     trainer(tmp_path, wrapper, hub_revision="again").push_to_hub()
     loaded = timm.create_model(f"hf-hub:{REPO}@again", pretrained=True)
     assert torch.equal(outputs(loaded), outputs(network))

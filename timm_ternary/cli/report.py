@@ -45,8 +45,9 @@ def report(
     own = Path(model.removeprefix("local-dir:"))
     if own.is_dir() and find_log(own) is not None:
         runs.insert(0, own)
+    title = own.resolve().name if own.is_dir() else model  # no path of a machine on the page
     network = load_ternary(model, checkpoint, num_classes, in_chans, ternary, weights=True)
-    page, *figures = map(str, write_report(network, output, title=model, runs=runs))
+    page, *figures = map(str, write_report(network, output, title=title, runs=runs))
     if as_json:
         print_json({"page": page, "figures": figures})
     else:

@@ -13,6 +13,7 @@ from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 from accelerate.utils import gather_object
@@ -114,7 +115,7 @@ def _dataset(args: DataArguments, data: Data) -> dict[str, Any]:
 def _dataset_name(dataset: Any) -> str:
     """As on the command line, paths cut to their last name."""
     if isinstance(dataset, Mapping):
-        return json.dumps({str(key): _last_name(str(path)) for key, path in dataset.items()})
+        return json.dumps({str(key): _file_names(files) for key, files in dataset.items()})
     name = str(dataset)
     if not name.startswith(TIMM):
         return name if _on_hub(dataset) or name == "digits" else _last_name(name)
@@ -122,15 +123,23 @@ def _dataset_name(dataset: Any) -> str:
     return f"{TIMM}{reader}{colon}{_last_name(root)}"
 
 
+def _file_names(files: Any) -> Any:
+    if isinstance(files, list):
+        return [_last_name(str(file)) for file in files]
+    return _last_name(str(files))
+
+
 def _on_hub(dataset: Any) -> bool:
     """Whether `dataset` names a data set of the Hub, by the rules of data_sources.py."""
     if isinstance(dataset, Mapping) or dataset == "digits" or str(dataset).startswith(TIMM):
         return False
-    return not Path(str(dataset)).expanduser().exists()
+    return not os.path.exists(os.path.expanduser(str(dataset)))
 
 
 def _last_name(path: str) -> str:
-    return Path(path).expanduser().resolve().name
+    # Of an address without its query, which may hold a signature.
+    path = urlsplit(path).path if "://" in path else path
+    return os.path.basename(os.path.abspath(os.path.expanduser(path)))
 
 
 def _base(
@@ -205,8 +214,9 @@ def _public(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float)):
         return value
     text = str(value).removeprefix("local-dir:")
-    path = Path(text).expanduser()
-    return _last_name(text) if path.is_absolute() or path.exists() else text
+    path = os.path.expanduser(text)  # unlike Path's, it knows no errors
+    local = os.path.isabs(path) or os.path.exists(path) or text.startswith("..") or "://" in text
+    return _last_name(text) if local else text
 
 
 def _evaluation(

@@ -104,5 +104,5 @@ class HubTrainer(ImageTrainer):
             return
         try:
             self.push_to_hub(f"Training in progress, {Path(checkpoint_folder).name}")
-        except OSError as error:  # hours of training are worth more than one upload
+        except (OSError, ValueError) as error:  # hours of training are worth more than one upload
             _logger.warning("%s; training goes on", error)
