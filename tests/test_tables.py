@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from timm_ternary import tables
+from timm_ternary.cli import common
 
 RESULT = {
     "path": "some/where/far/away/an_image_with_a_long_name.png",
@@ -38,3 +39,11 @@ def test_a_narrow_terminal_cuts_nothing() -> None:
     assert "".join(line.strip() for line in lines[:2]) == RESULT["path"]
     assert all(len(line) <= 36 for line in lines)
     assert "50.0%" in lines[2] and "10.0%" in lines[3] and "━" in lines[2]
+
+
+def test_names_of_classes_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["jay [blue]", "cat[/x]", ":smile: dog"]
+    common.out.print(tables.prediction({**RESULT, "names": names, "probabilities": [0.3] * 3}))
+    common.out.print("dir[red]/index.html: 4 figures")
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in [*names, "dir[red]/index.html"])

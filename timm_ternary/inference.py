@@ -17,6 +17,9 @@ from .images import to_mode
 
 __all__ = ["Accuracy", "Prediction", "accuracy", "check_classes", "label_names", "predict"]
 
+# What Pillow raises for files that are damaged.
+_BROKEN = (OSError, SyntaxError, ValueError, NotImplementedError, Image.DecompressionBombError)
+
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -158,7 +161,7 @@ def predict(
         except UnidentifiedImageError:
             skipped(str(path), "not an image")
             continue
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except _BROKEN as error:
             skipped(str(path), getattr(error, "strerror", None) or str(error))
             continue
         probabilities = model(pixels.unsqueeze(0)).softmax(1)[0]

@@ -27,3 +27,12 @@ def test_a_packed_file_as_checkpoint_is_checked_in_full(tmp_path: Path) -> None:
     save_file(tensors, str(path), metadata)
     with pytest.raises(ValueError, match=r"tensor fc\.weight_scale is damaged"):
         load_model("test_resnet_tern", **given)
+
+
+@pytest.mark.parametrize("name", ["test_resnet_tern", "test_resnet"])
+def test_the_configuration_says_how_many_channels_there_are(name: str) -> None:
+    cfg = load_model(name, in_chans=1).pretrained_cfg
+    assert cfg["input_size"][0] == 1 and len(cfg["mean"]) == len(cfg["std"]) == 1
+    three = load_model(name).pretrained_cfg
+    assert three["input_size"][0] == 3 and len(three["mean"]) == 3
+    assert cfg["mean"][0] == pytest.approx(sum(three["mean"]) / 3)

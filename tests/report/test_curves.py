@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from timm_ternary.report import curves
+from timm_ternary.report.drawing import png
 from timm_ternary.report.runs import Run
 
 
@@ -61,3 +62,12 @@ def test_accuracy_against_zeros() -> None:
     assert _lines(figure.axes[0]) == [([0.3], [0.7]), ([0.5], [pytest.approx(0.9)])]
     assert [text.get_text() for text in figure.legends[0].texts] == ["a", "b"]
     assert curves.accuracy_against_zeros(runs[1:]) is None
+
+
+def test_names_of_runs_are_no_mathematics() -> None:
+    names = ["x$\\foo$", "_hidden", "lr$1_$2"]
+    figure = curves.accuracy_curves([_run(name) for name in names])
+    texts = figure.legends[0].get_texts()
+    assert [text.get_text() for text in texts] == names
+    assert not any(text.get_parse_math() for text in texts)
+    assert len(png(figure)) > 1000  # drawn: matplotlib parses then

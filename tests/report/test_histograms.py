@@ -42,7 +42,7 @@ def test_values_and_thresholds_of_two_bases() -> None:
     expected = dict(zip(*np.unique(code.decode().numpy(), return_counts=True), strict=True))
     assert values == pytest.approx(sorted(expected))
     assert counts == list(expected.values())
-    found = {round(t, 6) for base in codes for t in histograms._thresholds(latent, base)}
+    found = {round(t, 6) for base in codes for t in histograms._thresholds(latent, base, 1)}
     assert found == {0.035, -0.04, 0.53, -0.49}
 
 
@@ -104,3 +104,19 @@ def test_refuses_a_float_model_and_weights_that_are_not_finite() -> None:
         latent_weight(model[0])[0, 0] = torch.nan
     with pytest.raises(ValueError, match="layer '0' holds weights or scales that are not finite"):
         histograms.figure(model)
+
+
+@pytest.mark.parametrize("method", ["tga", "twn"])
+def test_thresholds_of_channels_are_their_mean(method: str) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(4000, 6, bias=False)
+    with torch.no_grad():
+        layer.weight.mul_(torch.arange(1.0, 7).view(-1, 1))
+    config = {"method": method, "granularity": "channel"}
+    layer = ternarize_(nn.Sequential(layer), config)[0]
+    quantizer: quantizers.Quantizer = layer.parametrizations["weight"][0]
+    high, low = quantizer.quantize_bases(latent_weight(layer).detach())[0].thresholds
+    found = histograms.distribution("0", layer).thresholds
+    assert found == pytest.approx(
+        [float(low.detach().mean()), float(high.detach().mean())], rel=0.01
+    )

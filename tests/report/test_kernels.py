@@ -70,3 +70,10 @@ def test_black_grey_and_white() -> None:
     )
     colours = image.to_rgba(image.get_array())[0, ::CELL, :3]
     assert colours.tolist() == [[0, 0, 0], [0.5, 0.5, 0.5], [1, 1, 1]]
+
+
+def test_nothing_undefined_lies_under_the_mask() -> None:
+    codes = torch.ones(3, 1, 3, 3, dtype=torch.int8)
+    for _ in range(3):
+        np.full(4096, np.nan)  # what fresh memory may hold
+        assert set(np.unique(kernels.tiles(codes).data)) <= {0.0, 1.0}

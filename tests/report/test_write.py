@@ -122,6 +122,19 @@ def test_nothing_is_written_on_a_mistake(model: nn.Module, tmp_path: Path) -> No
             write_report(model, path)
         assert "\n" not in str(error.value)
     assert (tmp_path / "file").read_text() == "precious"
+    (tmp_path / "page" / PAGE_NAME).mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"index\.html is a directory"):
+        write_report(model, tmp_path / "page")
+    assert [path.name for path in (tmp_path / "page").iterdir()] == [PAGE_NAME]
+
+
+def test_figures_of_an_earlier_report_do_not_stay(model: nn.Module, tmp_path: Path) -> None:
+    (tmp_path / "own.png").write_text("mine")
+    write_report(model, tmp_path / "out", runs=[_run(tmp_path / "run", 0.2)])
+    (tmp_path / "out" / "own.png").write_text("mine")
+    names = {path.name for path in write_report(model, tmp_path / "out")}
+    assert "training_1.png" not in names
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names | {"own.png"}
 
 
 def test_a_vision_transformer(tmp_path: Path) -> None:

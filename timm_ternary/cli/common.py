@@ -33,7 +33,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-out, err = Console(), Console(stderr=True)
+# What is printed holds names of files and classes: no markup.
+out = Console(markup=False, emoji=False)
+err = Console(stderr=True, markup=False, emoji=False)
 
 Model = Annotated[str, typer.Argument(help="timm name, local-dir:PATH, hf-hub:ID, or a directory.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]

@@ -14,7 +14,7 @@ from ..errors import unknown
 from ..hub_errors import HTTPError, explain
 from ..weights_file import is_packed_file, read_weights
 
-__all__ = ["base_of", "check_name", "load_model"]
+__all__ = ["base_of", "check_name", "load_model", "with_channels"]
 
 
 def check_name(name: str) -> None:
@@ -29,6 +29,18 @@ def check_name(name: str) -> None:
     if tag and name not in (known := timm.list_models(f"{architecture}.*", include_tags=True)):
         tags = [split_model_name_tag(n)[1] for n in known]
         raise ValueError(unknown(f"tag of {architecture}", tag, tags))
+
+
+def with_channels(cfg: dict[str, Any], in_chans: int) -> dict[str, Any]:
+    """timm's pretrained_cfg for images of `in_chans` channels; mean and std become their means."""
+    size = cfg.get("input_size")
+    if not size or size[0] == in_chans:
+        return cfg
+    changed: dict[str, Any] = {"input_size": (in_chans, *size[1:])}
+    for key in ("mean", "std"):
+        if (values := cfg.get(key)) and len(values) != in_chans:
+            changed[key] = (sum(values) / len(values),) * in_chans
+    return {**cfg, **changed}
 
 
 def base_of(model: str) -> str | None:
@@ -67,4 +79,6 @@ def load_model(model: str, *, pretrained: bool | None = None, **kwargs: Any) -> 
         # What timm, torch and huggingface_hub raise for files and arguments that do not fit.
         reason = explain(error) or " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"cannot load {model!r}: {reason[:500]}") from error
+    if kwargs.get("in_chans"):
+        loaded.pretrained_cfg = with_channels(dict(loaded.pretrained_cfg), kwargs["in_chans"])
     return loaded.eval()

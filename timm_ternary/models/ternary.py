@@ -25,6 +25,7 @@ from ..quantizers import check, resolve
 from ..weights_file import (
     StoredWeights,
 )
+from .load import with_channels
 from .stored import read_stored, weights_path
 
 __all__ = ["SKELETON_ENCODINGS", "SUFFIX", "register_all", "register_ternary"]
@@ -128,7 +129,11 @@ def _create(
     model: Any = _call_base(create_base, pretrained, base_cfg, cache_dir, kwargs, cfg)
     source = {key: cfg[key] for key in _SOURCE_KEYS if key in cfg and key != "state_dict"}
     own = {k: v for k, v in model.pretrained_cfg.items() if k != "state_dict"}
-    model.pretrained_cfg = model.default_cfg = {**own, **source, "architecture": name}
+    own = {**own, **source, "architecture": name}
+    # timm leaves it at three channels; files, exports and predictions are made by it.
+    if kwargs.get("in_chans"):
+        own = with_channels(own, kwargs["in_chans"])
+    model.pretrained_cfg = model.default_cfg = own
     return _make_ternary(model, config, bool(packed), stored)
 
 

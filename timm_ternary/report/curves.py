@@ -103,6 +103,11 @@ def _legend(drawing: Any, colours: Mapping[str, str]) -> None:
     handles = [
         Line2D([], [], color=colour, marker="s", linestyle="") for colour in colours.values()
     ]
-    drawing.legend(
-        handles, list(colours), loc="outside lower center", ncols=2, fontsize=7, frameon=False
+    # A legend leaves out labels that begin with _, and reads $ as mathematics: set afterwards.
+    blank = ["x"] * len(handles)
+    legend = drawing.legend(
+        handles, blank, loc="outside lower center", ncols=2, fontsize=7, frameon=False
     )
+    for text, name in zip(legend.get_texts(), colours, strict=True):
+        text.set_parse_math(False)
+        text.set_text(name)

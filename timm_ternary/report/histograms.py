@@ -107,6 +107,7 @@ def distribution(name: str, layer: nn.Module) -> Distribution:
     code = layer_code(layer)
     codes = code.codes.flatten(1).cpu()
     weights = latent.numpy()
+    groups = code.pos.shape[1]
     values = _values(codes, code)[0]
     # numpy's: torch's quantile refuses more than 16 M values.
     limit = float(np.quantile(np.abs(weights), 0.999))
@@ -118,7 +119,7 @@ def distribution(name: str, layer: nn.Module) -> Distribution:
         edges=edges,
         mean=float(weights.mean(dtype=np.float64)),
         std=float(weights.std(dtype=np.float64)),
-        thresholds=tuple(sorted({t for base in codes for t in _thresholds(latent, base)})),
+        thresholds=tuple(sorted({t for base in codes for t in _thresholds(latent, base, groups)})),
         values=tuple(values),
         zeros=code.zeros,
         normality=normality(weights),
@@ -213,11 +214,18 @@ def _values(codes: torch.Tensor, code: TernaryCode) -> tuple[list[float], list[i
     return values.tolist(), counts[found[0]].tolist()
 
 
-def _thresholds(latent: torch.Tensor, codes: torch.Tensor) -> list[float]:
-    """Where the codes change from -1 to 0 and from 0 to +1, for the signs that occur."""
+def _thresholds(latent: torch.Tensor, codes: torch.Tensor, groups: int) -> list[float]:
+    """Where the codes change from -1 to 0 and from 0 to +1, for the signs that occur.
+
+    The mean over the `groups`, which have thresholds of their own.
+    """
+    weights, codes = latent.view(groups, -1), codes.view(groups, -1)
     found = []
     for sign in (-1, 1):
-        inner, outer = (latent * sign)[codes != sign], (latent * sign)[codes == sign]
-        if len(inner) and len(outer):
-            found.append(sign * (float(inner.max()) + float(outer.min())) / 2)
+        signed, beyond = weights * sign, codes == sign
+        inner = signed.masked_fill(beyond, -torch.inf).amax(1)
+        outer = signed.masked_fill(~beyond, torch.inf).amin(1)
+        between = ((inner + outer) / 2)[inner.isfinite() & outer.isfinite()]
+        if len(between):
+            found.append(sign * float(between.mean()))
     return found

@@ -55,7 +55,9 @@ def tiles(codes: Tensor) -> np.ma.MaskedArray[Any, Any]:
         count = rows * columns
     kernels = codes[:, :columns].flatten(0, 1)[:count].numpy()
     pixels = kernels.repeat(_CELL, 1).repeat(_CELL, 2)
-    cells = np.ma.masked_all((rows * columns, _CELL * height + 1, _CELL * width + 1))
+    shape = (rows * columns, _CELL * height + 1, _CELL * width + 1)
+    # Zeros under the mask: matplotlib computes with what is there.
+    cells = np.ma.array(np.zeros(shape), mask=True)
     cells[:count, :-1, :-1] = pixels
     cells = cells.reshape(rows, columns, *cells.shape[1:]).transpose(0, 2, 1, 3)
     return cells.reshape(rows * cells.shape[1], -1)[:-1, :-1]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
-from ..convert import ternary_layers
+from ..convert import config_of, ternary_layers
 from ..layers import PackedWeight, latent_weight
 from ..summary import ModelSummary
 from . import curves, histograms, kernels, scale_curve
@@ -16,12 +19,24 @@ from .runs import Run
 
 __all__ = ["accuracy", "codes", "layers", "scales", "training", "weights"]
 
-_NO_LATENT = (
-    "The model is packed: a packed file holds codes and scales, no latent weights and no "
-    "thresholds. Those of a training are in its checkpoints: type --checkpoint "
-    "DIR/checkpoint-N/model.safetensors."
-)
 _NO_RUN = "No training run was given: type --run with the output_dir of a training."
+
+
+def _no_latent(model: Any) -> str:
+    """Why a packed model has no histogram, and the command that draws those of its training."""
+    config = config_of(model)
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    size = cfg.get("input_size") or ("C",)
+    words = ["timm-ternary", "report", str(cfg.get("architecture", "MODEL")), "OUTDIR"]
+    words += ["--checkpoint", "DIR/checkpoint-N/model.safetensors"]
+    words += ["--num-classes", str(getattr(model, "num_classes", "N")), "--in-chans", str(size[0])]
+    if config is not None:
+        words += ["--ternary", json.dumps(config.to_dict())]
+    return (
+        "The model is packed: a packed file holds codes and scales, no latent weights and no "
+        "thresholds. Those of a training are in its checkpoints (--save_strategy epoch): type "
+        f"{shlex.join([*words, '--run', 'DIR'])}"
+    )
 
 
 def layers(model: nn.Module, summary: ModelSummary) -> Section:
@@ -65,7 +80,7 @@ def weights(model: nn.Module, summary: ModelSummary) -> Section:
     shown = min(len(names), histograms.MOST_LAYERS)
     text = f"{shown} of {len(names)} layers. " if shown < len(names) else ""
     if summary.packed:
-        text += "Bars: the values of the weights and how many have them. " + _NO_LATENT
+        text += "Bars: the values of the weights and how many have them. " + _no_latent(model)
         alt = f"Shares of the ternary values in {shown} layers"
     else:
         text += (
@@ -81,7 +96,7 @@ def scales(model: nn.Module, summary: ModelSummary) -> Section:
     """S as a function of the threshold."""
     title = "Scale and threshold"
     if summary.packed:
-        return Section(title, "Left out. " + _NO_LATENT)
+        return Section(title, "Left out. " + _no_latent(model))
     found = scale_curve.curves(model)
     if not found:
         text = f"Left out: the method {summary.method} trains no threshold that its scale follows."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from .runs import read_runs
 __all__ = ["PAGE_NAME", "write_report"]
 
 PAGE_NAME = "index.html"
+_OWN = re.compile(r"(weights|scale|training_\d+|accuracy|accuracy_zeros|kernels)\.png")
 
 
 def write_report(
@@ -58,6 +61,10 @@ def write_report(
     ]
     files = {p.name: p.data for section in found for p in section.pictures}
     text = page(title, _lead(summary), found)
+    if (directory / PAGE_NAME).is_file():
+        for old in directory.glob("*.png"):
+            if old.name not in files and _OWN.fullmatch(old.name):
+                old.unlink()  # of the earlier report, which had a section more
     written = []
     # The page last: whoever finds it finds its figures too.
     for name, data in {**files, PAGE_NAME: text.encode("utf-8")}.items():
@@ -81,6 +88,8 @@ def _make(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
             pass
+        if (directory / PAGE_NAME).is_dir():
+            raise IsADirectoryError(errno.EISDIR, f"{PAGE_NAME} is a directory")
     except OSError as error:
         raise ValueError(
             f"cannot write to {str(directory)!r} ({error.strerror}); name another directory"
