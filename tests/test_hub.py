@@ -21,7 +21,7 @@ from PIL import Image
 from samples import image, outputs, trained
 
 import timm_ternary
-from timm_ternary import cli
+from timm_ternary import cli, hub_checks
 from timm_ternary import hub as publishing
 from timm_ternary.card import write_card
 from timm_ternary.checkpoint import save_float, save_packed
@@ -243,7 +243,7 @@ class TestNothingIsUploaded:
         def load_another(directory: Path, packed: bool = True) -> torch.nn.Module:
             return trained(seed=0 if packed else 3)
 
-        monkeypatch.setattr(publishing, "load_packed", load_another)
+        monkeypatch.setattr(hub_checks, "load_packed", load_another)
         with pytest.raises(ValueError, match="packed and trainable form are not the same"):
             push_directory(packed, REPO)
 
