@@ -14,7 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 from jinja2 import Environment, StrictUndefined
 
 from . import quantizers
-from .card_facts import CardFacts, card_facts, one_line
+from .card_facts import CardFacts, card_facts, printable
 from .files import FIGURE_NAME, TRAINING_NAME, atomic_write, bundled
 
 __all__ = ["CARD_NAME", "card_text", "generated_license", "is_generated", "write_card"]
@@ -56,10 +56,10 @@ def card_text(
     if repo_id is not None:
         validate_repo_id(repo_id)
     facts = card_facts(directory)
-    license = one_line(license or "") or None
+    license = printable(license or "") or None
     if license is None:
         facts.missing["licence of the weights"] = "none was given (--license)"
-    name = repo_id or one_line(Path(directory).resolve().name)
+    name = repo_id or printable(Path(directory).resolve().name)
     source = f"hf-hub:{repo_id}" if repo_id else f"local-dir:{name}"
     place = source if repo_id else name
     command = _stated(facts, "evaluation command", "evaluation", str)
@@ -71,7 +71,7 @@ def card_text(
         "timm_name": json.dumps(source, ensure_ascii=False),
         "transformers_name": json.dumps(name, ensure_ascii=False),
         "model": _model(facts),
-        "options": [(one_line(k), _text(v)) for k, v in facts.ternary.options.items()],
+        "options": [(printable(k), _text(v)) for k, v in facts.ternary.options.items()],
         "data": _data(facts) if facts.training else [],
         "accuracies": [
             (label, f"{100 * facts.accuracies[key]:.2f} %")
@@ -168,7 +168,7 @@ def _model(facts: CardFacts) -> _Rows:
         rows.append(("base checkpoint", base))
     rows.append(("method", _method_line(facts)))
     rows.append(("granularity of the scales", str(quantizers.resolve(config).granularity)))
-    rows.append(("layers left in float", ", ".join(map(one_line, config.exclude)) or "none"))
+    rows.append(("layers left in float", ", ".join(map(printable, config.exclude)) or "none"))
     return rows
 
 
@@ -239,7 +239,7 @@ def _text(value: Any) -> str:
     """A value of a JSON file as a recipe would show it."""
     if value is None:
         return ""
-    return one_line(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    return printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 class _Code(str):

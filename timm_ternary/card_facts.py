@@ -17,7 +17,7 @@ from .config import TernaryConfig
 from .files import FIGURE_NAME, METRICS_NAME, TRAINING_NAME, sha256
 from .weights_file import WEIGHTS_NAME, StoredWeights, file_bytes, packed_tensors, read_weights
 
-__all__ = ["CardFacts", "LayerFacts", "card_facts", "file_sizes", "one_line"]
+__all__ = ["CardFacts", "LayerFacts", "card_facts", "file_sizes", "printable"]
 
 # Of `left_out` in training.json, in the words of a card.
 _WORDS = {
@@ -114,7 +114,7 @@ def card_facts(directory: str | Path) -> CardFacts:
     cfg = _read(directory / CONFIG_NAME)
     if cfg is None:
         raise ValueError(f"{directory}: no {CONFIG_NAME} beside {WEIGHTS_NAME}")
-    if cfg.get("architecture") != one_line(str(stored.architecture)):
+    if cfg.get("architecture") != printable(str(stored.architecture)):
         raise ValueError(
             f"{directory / CONFIG_NAME}: the weights are those of {stored.architecture!r}, "
             f"not of {cfg.get('architecture')!r}"
@@ -130,7 +130,7 @@ def card_facts(directory: str | Path) -> CardFacts:
         label_names=_label_names(names),
         num_classes=classes if isinstance(classes, int) else None,
         layers=tuple(
-            LayerFacts(one_line(name), tuple(code.shape), code.shape.numel(), code.zeros)
+            LayerFacts(printable(name), tuple(code.shape), code.shape.numel(), code.zeros)
             for name, code in stored.codes.items()
         ),
         sizes={},
@@ -229,7 +229,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     return dict(_clean(values))
 
 
-def one_line(text: str) -> str:
+def printable(text: str) -> str:
     """`text` on one line, of printable characters: no value may begin a line of the card."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
@@ -240,4 +240,4 @@ def _clean(value: Any) -> Any:
         return {_clean(key): _clean(entry) for key, entry in value.items()}
     if isinstance(value, list):
         return [_clean(entry) for entry in value]
-    return one_line(value) if isinstance(value, str) else value
+    return printable(value) if isinstance(value, str) else value

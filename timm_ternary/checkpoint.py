@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from . import packing
 from .config import TernaryConfig
 from .convert import checked_code, config_of, float_state, ternary_layers
+from .errors import flat
 from .files import atomic_write
 from .select import select_layers
 from .weights_file import (
@@ -139,7 +140,7 @@ def load_packed(directory: str | Path, packed: bool = True) -> nn.Module:
         return timm.create_model(f"local-dir:{directory}", pretrained=True, **kwargs)
     except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError) as error:
         # timm believes config.json: a missing key or a wrong argument ends where it is used.
-        reason = " ".join(str(error).split())[:300]
+        reason = flat(error)[:300]
         raise ValueError(
             f"{path}: timm cannot build this model ({type(error).__name__}: {reason})"
         ) from error

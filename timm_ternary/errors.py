@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["nearest", "parse_json", "unknown"]
+__all__ = ["flat", "nearest", "parse_json", "unknown"]
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:
@@ -44,3 +44,8 @@ def parse_json(name: str, value: Any) -> Any:
         return json.loads(value)
     except json.JSONDecodeError as error:
         raise ValueError(f"{name}: {value!r} is not valid JSON ({error})") from error
+
+
+def flat(error: object) -> str:
+    """The text of an error in one line: other libraries' go over several."""
+    return " ".join(str(error).split())

@@ -23,7 +23,7 @@ from torch.func import functional_call
 
 from .code import TernaryCode
 from .convert import checked_code, config_of, ternary_layers
-from .errors import unknown
+from .errors import flat, unknown
 from .files import atomic_write
 from .inference import label_names
 from .layers import make_plain
@@ -282,4 +282,4 @@ def _module(name: str) -> Any:
 
 
 def _line(error: BaseException) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:500]
+    return (flat(error) or type(error).__name__)[:500]

@@ -15,6 +15,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from .errors import flat
+
 __all__ = ["HTTPError", "explain", "one_line"]
 
 # httpx's, or that of its fork httpx2, by release of huggingface_hub: the base of what a broken
@@ -46,9 +48,9 @@ def one_line(doing: str) -> Iterator[None]:
     try:
         yield
     except (HTTPError, OSError, RuntimeError) as error:  # RuntimeError: from uploads of large files
-        raise OSError(f"{doing}: {explain(error) or _flat(error)}") from error
+        raise OSError(f"{doing}: {explain(error) or _short(error)}") from error
     except ValueError as error:  # of names, and of metadata in README.md that the Hub refuses
-        raise ValueError(f"{doing}: {_flat(error)}") from error
+        raise ValueError(f"{doing}: {_short(error)}") from error
 
 
 def explain(error: BaseException) -> str | None:
@@ -60,7 +62,7 @@ def explain(error: BaseException) -> str | None:
         if isinstance(link, HfHubHTTPError):
             return _answer(link)
     if any(isinstance(link, (HTTPError, LocalEntryNotFoundError)) for link in chain):
-        last = f"{type(chain[-1]).__name__}: {_flat(chain[-1])}"
+        last = f"{type(chain[-1]).__name__}: {_short(chain[-1])}"
         return f"no connection to {constants.ENDPOINT}, or it broke ({last}); {_AGAIN}"
     return None
 
@@ -82,8 +84,8 @@ def _answer(error: HfHubHTTPError) -> str:
         return _STATUS[status]
     if status >= 500:
         return f"the Hub itself failed ({status}); {_AGAIN}"
-    return f"the Hub answers {status}: {_flat(error.server_message or error)}"
+    return f"the Hub answers {status}: {_short(error.server_message or error)}"
 
 
-def _flat(error: object) -> str:
-    return " ".join(str(error).split())[:300]
+def _short(error: object) -> str:
+    return flat(error)[:300]

@@ -22,6 +22,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from . import models  # noqa: F401  (registers them with timm)
 from .checkpoint import load_packed, save_float, save_packed
 from .convert import config_of, quantizers_of
+from .errors import flat
 from .files import HISTORY_NAME, METRICS_NAME, TRAINING_NAME, write_json
 from .hub import push_directory
 from .inference import accuracy
@@ -68,7 +69,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     except (OSError, ValueError) as error:  # OSError: what is read or written is not there
         # An error in a worker of the loader comes with the traceback before it.
         message = str(error).rpartition("\nValueError: ")[2]
-        print("error: " + " ".join(message.split()), file=sys.stderr)
+        print("error: " + flat(message), file=sys.stderr)
         raise SystemExit(2) from error
     except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)

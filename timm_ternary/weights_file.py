@@ -29,6 +29,7 @@ from . import packing, quantizers
 from .code import TernaryCode
 from .code_tensors import code_from_tensors, scale_tensor
 from .config import TernaryConfig
+from .errors import flat
 
 __all__ = [
     "VERSION",
@@ -249,7 +250,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             start = raw.read(2)
         if start == b"PK" or start[:1] == b"\x80":
             raise ValueError(f"{path}: a pickle file; only safetensors files are read") from None
-        reason = " ".join(str(error).split())
+        reason = flat(error)
         raise ValueError(f"{path}: not a whole safetensors file ({reason})") from None
 
 

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import typer
 
+from ..errors import flat
 from . import card, export, models, report, sharing, training  # noqa: F401  (they add commands)
 from .common import app
 
@@ -37,5 +38,5 @@ def main() -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    print("error: " + flat(message), file=sys.stderr)
     sys.exit(2)

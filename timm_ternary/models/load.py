@@ -10,7 +10,7 @@ from timm.models import parse_model_name
 from timm.models._registry import split_model_name_tag
 from torch import nn
 
-from ..errors import unknown
+from ..errors import flat, unknown
 from ..hub_errors import HTTPError, explain
 from ..weights_file import is_packed_file, read_weights
 
@@ -77,7 +77,7 @@ def load_model(model: str, *, pretrained: bool | None = None, **kwargs: Any) -> 
         loaded = timm.create_model(model, pretrained=pretrained is not False, **kwargs)
     except (RuntimeError, TypeError, KeyError, OSError, HTTPError) as error:
         # What timm, torch and huggingface_hub raise for files and arguments that do not fit.
-        reason = explain(error) or " ".join(str(error).split()) or type(error).__name__
+        reason = explain(error) or flat(error) or type(error).__name__
         raise ValueError(f"cannot load {model!r}: {reason[:500]}") from error
     if kwargs.get("in_chans"):
         loaded.pretrained_cfg = with_channels(dict(loaded.pretrained_cfg), kwargs["in_chans"])

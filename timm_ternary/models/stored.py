@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import nn
 
 from .. import packing
 from ..config import TernaryConfig
+from ..files import sha256
 from ..quantizers import check
 from ..select import select_layers
 from ..weights_file import (
@@ -87,7 +87,7 @@ def _damaged(path: Path) -> bool:
     The cache names a large file by its SHA-256, which the client does not compare.
     """
     blob = path.resolve()
-    return len(blob.name) == 64 and sha256(blob.read_bytes()).hexdigest() != blob.name
+    return len(blob.name) == 64 and sha256(blob) != blob.name
 
 
 def _stated(

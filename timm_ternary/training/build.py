@@ -15,7 +15,7 @@ from timm.models._registry import split_model_name_tag
 from torch import nn
 
 from ..checkpoint import CONFIG_NAME
-from ..errors import unknown
+from ..errors import flat, unknown
 from ..hub_errors import HTTPError, explain
 from ..models.load import check_name
 from ..models.ternary import SUFFIX
@@ -96,7 +96,7 @@ def build_model(
     try:
         model = timm.create_model(args.model, num_classes=num_classes, in_chans=in_chans, **kwargs)
     except (RuntimeError, TypeError, OSError, HTTPError) as error:  # timm's, for what does not fit
-        lines = explain(error) or " ".join(str(error).split())
+        lines = explain(error) or flat(error)
         raise ValueError(f"cannot build {args.model!r}: {lines[:500]}") from error
     cfg = {k: v for k, v in dict(model.pretrained_cfg).items() if k not in _SOURCE_KEYS}
     if size and size != tuple(start.cfg.get("input_size", ()))[1:]:

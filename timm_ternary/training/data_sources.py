@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image as PILImage
 from PIL.Image import fromarray
 
+from ..errors import flat
 from .arguments import TIMM, DataArguments
 from .data_columns import check_columns, check_files, image_column, label_column, undecoded
 from .data_split import Row, Source, Split, Stream, read_image, split_names, title
@@ -130,7 +131,7 @@ def _rows(
                 raise ValueError(f"{what}{path} has label {value}, not 0 … {num_classes - 1}")
             yield partial(_decode, what, cell), int(value)
     except (OSError, DatasetsError) as error:
-        reason = " ".join(str(error).split())
+        reason = flat(error)
         raise ValueError(f"cannot read split {name!r}: {reason}") from error
 
 
@@ -199,7 +200,7 @@ def _load(args: DataArguments) -> DatasetDict | IterableDatasetDict:
             if isinstance(dataset, Mapping) or Path(str(dataset)).exists()
             else ("; give a path that exists, a Hub name you can reach, or digits")
         )
-        reason = " ".join(str(error).split()).replace("Instruction", "split")
+        reason = flat(error).replace("Instruction", "split")
         reason = reason.replace("corresponds to no data!", "is empty")
         raise ValueError(f"cannot read {title(args)}: {reason}{hint}") from error
 

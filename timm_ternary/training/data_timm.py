@@ -15,7 +15,7 @@ from timm.data import create_dataset
 from timm.data.readers import create_reader
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 
-from ..errors import unknown
+from ..errors import flat, unknown
 from .arguments import TIMM, DataArguments
 from .data_split import Source, Split, read_image, split_names, title
 
@@ -60,7 +60,7 @@ def timm_source(args: DataArguments) -> Source[Split]:
     try:
         parts = _torchvision(args, rest) if kind == "torch" else _below(args, name)
     except (OSError, RuntimeError, tarfile.TarError) as error:  # of timm and torchvision
-        reason = " ".join(str(error).split())
+        reason = flat(error)
         raise ValueError(f"cannot read {title(args)}: {reason}") from error
     (train, names), (evaluation, others) = parts
     if names != others:

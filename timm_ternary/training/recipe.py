@@ -14,7 +14,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 import yaml
 from transformers import HfArgumentParser
 
-from ..errors import unknown
+from ..errors import flat, unknown
 
 __all__ = ["check", "describe", "load_yaml", "parse"]
 
@@ -92,7 +92,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ValueError(f"recipe {str(path)!r} does not exist") from error
     except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
+        reason = flat(error)
         raise ValueError(f"recipe {str(path)!r} is not valid YAML: {reason}") from error
     except (OSError, ValueError) as error:  # ValueError: undecodable text, or a key given twice
         raise ValueError(f"recipe {str(path)!r} cannot be read: {error}") from error
@@ -206,7 +206,7 @@ class _Typer:
         try:
             return self.parser.parse_dict(values, allow_extra_keys=False)
         except (TypeError, ValueError) as error:
-            raise ValueError(prefix + " ".join(str(error).split())) from error
+            raise ValueError(prefix + flat(error)) from error
 
     def _typed(self, key: str, words: list[str]) -> Any:
         # One `--key=value` word where there is one value, or a value such as -1e-3 reads as an
