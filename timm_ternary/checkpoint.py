@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from . import packing
 from .config import TernaryConfig
 from .convert import checked_code, config_of, float_state, ternary_layers
-from .errors import flat
+from .errors.wording import flat
 from .files import atomic_write
 from .select import select_layers
 from .weights_file import (

@@ -23,7 +23,7 @@ from torch.func import functional_call
 
 from .code import TernaryCode
 from .convert import checked_code, config_of, ternary_layers
-from .errors import flat, unknown
+from .errors.wording import flat, unknown
 from .files import atomic_write
 from .inference import label_names
 from .layers import make_plain

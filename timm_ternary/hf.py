@@ -25,7 +25,7 @@ from .checkpoint import packed_parts
 from .code_tensors import code_from_tensors
 from .config import TernaryConfig
 from .convert import config_of, install_, is_packed, pack_, ternary_layers
-from .errors import unknown
+from .errors.wording import unknown
 from .layers import PackedWeight, make_plain
 from .models import register_ternary
 from .models.ternary import SKELETON_ENCODINGS, SUFFIX

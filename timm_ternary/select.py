@@ -9,7 +9,7 @@ from timm.models._features import FeatureGetterNet
 from torch import nn
 
 from .config import TernaryConfig
-from .errors import nearest
+from .errors.wording import nearest
 
 __all__ = ["HOSTS", "is_depthwise", "select_layers"]
 

@@ -29,7 +29,7 @@ from . import packing, quantizers
 from .code import TernaryCode
 from .code_tensors import code_from_tensors, scale_tensor
 from .config import TernaryConfig
-from .errors import flat
+from .errors.wording import flat
 
 __all__ = [
     "VERSION",

@@ -61,7 +61,7 @@ def load(
     """The model of a command; with `weights`, a plain name means its default pretrained tag."""
     import timm_ternary  # noqa: F401  (registers the models)
 
-    from ..errors import parse_json
+    from ..errors.wording import parse_json
     from ..models.load import load_model
 
     options: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans}

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .. import packing
 from ..config import TernaryConfig
 from ..convert import install_, pack_, quantizers_of
-from ..errors import unknown
+from ..errors.wording import unknown
 from ..quantizers import check, resolve
 from ..weights_file import (
     StoredWeights,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import parse_json
+from ..errors.wording import parse_json
 
 __all__ = ["TIMM", "DataArguments", "ModelArguments"]
 

@@ -15,8 +15,8 @@ from timm.models._registry import split_model_name_tag
 from torch import nn
 
 from ..checkpoint import CONFIG_NAME
-from ..errors import flat, unknown
-from ..hub_errors import HTTPError, explain
+from ..errors.hub import HTTPError, explain
+from ..errors.wording import flat, unknown
 from ..models.load import check_name
 from ..models.ternary import SUFFIX
 from ..weights_file import WEIGHTS_NAME, read_weights

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import pyarrow.parquet
 from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, Value
 
-from ..errors import unknown
+from ..errors.wording import unknown
 from .arguments import DataArguments
 from .data_split import title
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image as PILImage
 from PIL.Image import fromarray
 
-from ..errors import flat
+from ..errors.wording import flat
 from .arguments import TIMM, DataArguments
 from .data_columns import check_columns, check_files, image_column, label_column, undecoded
 from .data_split import Row, Source, Split, Stream, read_image, split_names, title

@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from .errors import flat
+from .wording import flat
 
 __all__ = ["HTTPError", "explain", "one_line"]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from timm_ternary.errors import nearest, unknown
+from timm_ternary.errors.wording import nearest, unknown
 
 
 @pytest.mark.parametrize(
