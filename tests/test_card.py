@@ -19,10 +19,11 @@ from test_cli import Run, run  # noqa: F401  (a fixture)
 from test_train import recipe
 from transformers import AutoModelForImageClassification
 
-from timm_ternary import card_facts, train
+from timm_ternary import train
 from timm_ternary.card import card_text, write_card
 from timm_ternary.checkpoint import load_packed, save_float, save_packed
 from timm_ternary.files import bundled
+from timm_ternary.packing import encodings
 from timm_ternary.summary import summarize
 from timm_ternary.training.recipe import load_yaml
 
@@ -298,7 +299,7 @@ def test_a_missing_zstandard_is_a_reason(packed: Path, monkeypatch: pytest.Monke
     def missing(*_: Any) -> None:
         raise ValueError("encoding 'zstd' needs a library")
 
-    monkeypatch.setattr(card_facts.packing, "_zstd", missing)
+    monkeypatch.setattr(encodings, "_zstd", missing)
     text = card_text(packed)
     assert "zstd" not in rows(text) and "base3" in rows(text)
     assert "- size in zstd: encoding 'zstd' needs a library" in unstated(text)

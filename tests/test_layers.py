@@ -14,7 +14,6 @@ from timm.layers import Conv2dSame, ScaledStdConv2d, ScaledStdConv2dSame, StdCon
 from torch import Tensor, nn
 
 from timm_ternary import TernaryCode, TernaryConfig
-from timm_ternary.code_tensors import code_from_tensors, scale_tensor
 from timm_ternary.layers import (
     PackedConv2d,
     PackedLinear,
@@ -25,7 +24,8 @@ from timm_ternary.layers import (
     make_trainable,
     quantizer_of,
 )
-from timm_ternary.packing import ENCODINGS, encode
+from timm_ternary.packing.encodings import ENCODINGS, encode
+from timm_ternary.packing.tensors import code_from_tensors, scale_tensor
 
 HOSTS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(7, 5), (2, 7)),

@@ -18,8 +18,8 @@ from torch.nn.utils import parametrize
 
 from . import packing, quantizers
 from .code import TernaryCode
-from .code_tensors import code_from_tensors, scale_tensor
 from .config import TernaryConfig
+from .packing.tensors import code_from_tensors, scale_tensor
 from .quantizers import Quantizer
 
 __all__ = [
@@ -39,7 +39,7 @@ class PackedWeight:
     """Mixin of packed layers.
 
     Buffers:
-        weight_packed: uint8, ``(bases * ceil(n / 4),)``, the codes in 2bit (packing.py).
+        weight_packed: uint8, ``(bases * ceil(n / 4),)``, the codes in 2bit (packing/encodings.py).
         weight_scale: Floating point, ``(bases, 1 or 2, 1 or out)``: one row where both signs
             share one scale, else the row of + and the row of -.
     """

@@ -135,7 +135,7 @@ def _code_tensor(name: str, codes: torch.Tensor, kind: str) -> Any:
     if kind == "int8":
         return _tensor(name, codes.contiguous().numpy())
     packed = packing.pack_2bit(codes.reshape(1, -1)).flatten().numpy()
-    # -1 is 10 in packing.py's 2bit and 11 in ONNX's two's complement; the rest is the same.
+    # -1 is 10 in our 2bit and 11 in ONNX's two's complement; the rest is the same.
     data = packed | (packed & 0b10101010) >> 1
     return TensorProto(
         name=name, data_type=TensorProto.INT2, dims=codes.shape, raw_data=data.tobytes()

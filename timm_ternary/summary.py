@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from . import packing, quantizers
-from .code_tensors import scale_tensor
 from .convert import config_of, float_state, ternary_layers
 from .layers import PackedWeight, layer_code
+from .packing.tensors import scale_tensor
 
 __all__ = ["LayerSummary", "ModelSummary", "summarize"]
 

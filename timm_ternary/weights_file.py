@@ -1,9 +1,9 @@
 """The file model.safetensors: what it holds, how it is written, and every check on reading.
 
-For each ternary layer L it holds ``L.weight_packed`` (uint8, packing.py) and ``L.weight_scale``
-(float32, ``(bases, 1 or 2, 1 or out)``); all other tensors as timm names them. Its metadata says
-``format: pt`` and, as JSON under ``timm_ternary``: the version, the encoding, the architecture, the
-configuration, the shape of each ternary weight and a digest of each tensor;
+For each ternary layer L it holds ``L.weight_packed`` (uint8, packing/encodings.py) and
+``L.weight_scale`` (float32, ``(bases, 1 or 2, 1 or out)``); all other tensors as timm names them.
+Its metadata says ``format: pt`` and, as JSON under ``timm_ternary``: the version, the encoding, the
+architecture, the configuration, the shape of each ternary weight and a digest of each tensor;
 ``timm_ternary_digest`` is the digest of that JSON.
 
 Where transformers saves a packed model and timm_ternary.hf was not imported, the same tensors come
@@ -27,9 +27,9 @@ from torch import Tensor
 
 from . import packing, quantizers
 from .code import TernaryCode
-from .code_tensors import code_from_tensors, scale_tensor
 from .config import TernaryConfig
 from .errors.wording import flat
+from .packing.tensors import code_from_tensors, scale_tensor
 
 __all__ = [
     "VERSION",

@@ -163,7 +163,7 @@ def pack(
 ) -> None:
     """Write a model as a packed directory, which timm loads; or change the encoding of one."""
     from ..checkpoint import save_packed
-    from ..packing import check_encoding
+    from ..packing.encodings import check_encoding
     from ..weights_file import WEIGHTS_NAME
 
     check_encoding(encoding)  # before minutes of loading

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from . import packing
-from .code import TernaryCode
+from .. import packing
+from ..code import TernaryCode
 
 __all__ = ["code_from_tensors", "scale_tensor"]
 

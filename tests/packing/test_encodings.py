@@ -11,6 +11,7 @@ import zstandard
 from torch import Tensor
 
 from timm_ternary import packing
+from timm_ternary.packing import encodings
 
 BITS = {0: 0b00, 1: 0b01, -1: 0b10}
 
@@ -24,7 +25,7 @@ def random_codes(bases: int, count: int, *, zeros: float = 0.5, seed: int = 0) -
 
 
 def reference(codes: Tensor, encoding: str) -> bytes:
-    """The layout as packing.py documents it, one code at a time."""
+    """The layout as packing/encodings.py documents it, one code at a time."""
     data = bytearray()
     for row in codes.tolist():
         if encoding == "2bit":
@@ -67,10 +68,10 @@ def test_round_trip_and_layout(encoding: str, bases: int) -> None:
 
 @pytest.mark.parametrize("encoding", ["2bit", "base3"])
 def test_round_trip_across_the_chunks_of_the_fast_path(encoding: str) -> None:
-    codes = random_codes(2, 5 * packing._CHUNK + 3)
+    codes = random_codes(2, 5 * encodings._CHUNK + 3)
     data = packing.encode(codes, encoding)
     assert torch.equal(packing.decode(data, encoding, 2, codes.shape[1]), codes)
-    head = 5 * packing._CHUNK // 20 * 20  # whole bytes of both encodings
+    head = 5 * encodings._CHUNK // 20 * 20  # whole bytes of both encodings
     per_byte = packing.CODES_PER_BYTE[encoding]
     tail = reference(codes[:1, head:], encoding)
     size = packing.packed_size(codes.shape[1], encoding)
@@ -103,9 +104,9 @@ def test_every_byte_of_either_encoding() -> None:
             assert sum((code + 1) * 3**i for i, code in enumerate(decoded)) == byte
 
 
-@pytest.mark.parametrize("place", [0, packing._CHUNK, 2 * packing._CHUNK + 11])
+@pytest.mark.parametrize("place", [0, encodings._CHUNK, 2 * encodings._CHUNK + 11])
 def test_one_invalid_code_far_inside_is_found(place: int) -> None:
-    data = torch.zeros(2 * packing._CHUNK + 12, dtype=torch.uint8)
+    data = torch.zeros(2 * encodings._CHUNK + 12, dtype=torch.uint8)
     data[place] = 0b00110000
     with pytest.raises(ValueError, match="invalid byte 48 in 2bit"):
         packing.decode(data, "2bit", 1, data.numel() * 4)

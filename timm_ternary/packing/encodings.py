@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .errors.wording import unknown
+from ..errors.wording import unknown
 
 __all__ = [
     "ENCODINGS",
