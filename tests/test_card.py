@@ -23,8 +23,8 @@ from timm_ternary import train
 from timm_ternary.card import card_text, write_card
 from timm_ternary.checkpoint import load_packed, save_float, save_packed
 from timm_ternary.files import bundled
+from timm_ternary.nn.summary import summarize
 from timm_ternary.packing import encodings
-from timm_ternary.summary import summarize
 from timm_ternary.training.recipe import load_yaml
 
 HEADINGS = [

@@ -19,8 +19,8 @@ from torch import nn
 import timm_ternary
 from timm_ternary import TernaryConfig, packing, quantizers
 from timm_ternary.checkpoint import CONFIG_NAME, load_packed, save_packed
-from timm_ternary.convert import is_packed, ternary_layers
-from timm_ternary.layers import layer_code
+from timm_ternary.nn.convert import is_packed, ternary_layers
+from timm_ternary.nn.layers import layer_code
 from timm_ternary.weights_file import WEIGHTS_NAME, is_packed_file, read_weights
 
 
@@ -292,7 +292,7 @@ class TestLoadsBack:
         model.reset_classifier(3)
         save_packed(model, tmp_path)
         loaded = reload(tmp_path, packed=packed)
-        assert timm_ternary.convert.config_of(loaded).exclude == (*exclude, "fc")
+        assert timm_ternary.nn.convert.config_of(loaded).exclude == (*exclude, "fc")
         assert torch.equal(outputs(loaded), outputs(model))
 
     @pytest.mark.parametrize("packed", [True, False])
@@ -308,7 +308,7 @@ class TestLoadsBack:
     def test_ternary_argument_overrides(self, model: nn.Module, saved: Path) -> None:
         for packed in (True, False):
             loaded = reload(saved, ternary="twn", packed=packed)
-            assert timm_ternary.convert.config_of(loaded).method == "twn"
+            assert timm_ternary.nn.convert.config_of(loaded).method == "twn"
             for name, layer in ternary_layers(loaded).items():
                 assert layer.weight.unique().numel() <= 3, name
 
@@ -390,7 +390,7 @@ class TestTrainableDirectory:
         model = trained(ternary="ttq")
         timm.models.save_for_hf(model, str(tmp_path), safe_serialization=True)
         loaded = reload(tmp_path, ternary=other, packed=packed)
-        assert timm_ternary.convert.config_of(loaded) == other
+        assert timm_ternary.nn.convert.config_of(loaded) == other
         for name, layer in ternary_layers(loaded).items():
             latent = model.get_submodule(name).parametrizations.weight.original
             fresh = quantizers.create(other, latent)

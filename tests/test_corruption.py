@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from timm_ternary import TernaryCode, TernaryConfig, packing
-from timm_ternary.convert import install_
+from timm_ternary.nn.convert import install_
 from timm_ternary.quantizers import get
 from timm_ternary.weights_file import StoredWeights, file_bytes, packed_tensors, read_weights
 

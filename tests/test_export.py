@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from timm_ternary import export, pack_, ternarize_
 from timm_ternary.code import TernaryCode
-from timm_ternary.convert import float_state, ternary_layers
 from timm_ternary.export import TOLERANCE, WEIGHTS, check_request, export_onnx
-from timm_ternary.layers import latent_weight, layer_code
+from timm_ternary.nn.convert import float_state, ternary_layers
+from timm_ternary.nn.layers import latent_weight, layer_code
 from timm_ternary.onnx_weights import insert_codes
 
 SMALL = "resnet8_cifar_tern"

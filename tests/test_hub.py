@@ -505,7 +505,7 @@ import torch
 from PIL import Image
 import timm
 import timm_ternary
-from timm_ternary.convert import is_packed
+from timm_ternary.nn.convert import is_packed
 name, here = {REPO!r}, Path(os.environ["HERE"])
 x, expected, older = torch.load(here / "logits.pt")
 def load(revision="", **kwargs):

@@ -22,18 +22,18 @@ HEAVY = (
 
 # From low to high (DESIGN.md). A module imports from lower rows only; "" is the package itself.
 LAYERS = (
-    {"errors", "errors.wording", "files", "images", "tables", "version"},
+    {"nn", "errors", "errors.wording", "files", "images", "tables", "version"},
     {"code", "config", "errors.hub"},
-    {"wrapper"},
+    {"nn.timm_wrapper"},
     {"packing.encodings"},
     {"quantizers.scale_curve", "quantizers.soft", "quantizers.straight_through"},
     {"packing", "quantizers.base"},
     {"packing.tensors"},
     {f"quantizers.{name}" for name in quantizers.names()},
     {"quantizers"},
-    {"layers", "onnx_weights", "select", "weights_file"},
-    {"convert"},
-    {"checkpoint", "summary"},
+    {"nn.layers", "onnx_weights", "nn.select", "weights_file"},
+    {"nn.convert"},
+    {"checkpoint", "nn.summary"},
     {"card_facts"},
     {"card"},
     {"models.alexnet", "models.resnet_cifar", "models.load"},

@@ -9,7 +9,7 @@ import timm
 import torch
 from PIL import Image
 
-from timm_ternary.convert import ternary_layers
+from timm_ternary.nn.convert import ternary_layers
 from timm_ternary.quickstart import quickstart
 
 

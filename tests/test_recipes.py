@@ -16,7 +16,7 @@ from timm.models._registry import split_model_name_tag
 from timm_ternary import train
 from timm_ternary.checkpoint import load_packed, save_float
 from timm_ternary.config import TernaryConfig
-from timm_ternary.convert import config_of, quantizers_of, ternary_layers
+from timm_ternary.nn.convert import config_of, quantizers_of, ternary_layers
 from timm_ternary.training.recipe import load_yaml
 
 RECIPES = Path(__file__).parents[1] / "recipes"

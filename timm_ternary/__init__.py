@@ -9,9 +9,9 @@ from typing import Any
 from . import checkpoint, quantizers
 from .code import TernaryCode
 from .config import TernaryConfig
-from .convert import pack_, ternarize_, unpack_
 from .models import register_ternary
-from .summary import summarize
+from .nn.convert import pack_, ternarize_, unpack_
+from .nn.summary import summarize
 from .version import __version__
 
 __all__ = [

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from . import packing
 from .config import TernaryConfig
-from .convert import checked_code, config_of, float_state, ternary_layers
 from .errors.wording import flat
 from .files import atomic_write
-from .select import select_layers
+from .nn.convert import checked_code, config_of, float_state, ternary_layers
+from .nn.select import select_layers
+from .nn.timm_wrapper import quantization_dict
 from .weights_file import (
     WEIGHTS_NAME,
     file_bytes,
@@ -28,7 +29,6 @@ from .weights_file import (
     packed_tensors,
     read_weights,
 )
-from .wrapper import quantization_dict
 
 __all__ = [
     "CONFIG_NAME",

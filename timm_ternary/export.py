@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .code import TernaryCode
-from .convert import checked_code, config_of, ternary_layers
 from .errors.wording import flat, unknown
 from .files import atomic_write
 from .inference import label_names
-from .layers import make_plain
+from .nn.convert import checked_code, config_of, ternary_layers
+from .nn.layers import make_plain
 from .onnx_weights import fold_batch_norms, insert_codes
 from .version import __version__
 

@@ -23,14 +23,14 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from . import packing, quantizers
 from .checkpoint import packed_parts
 from .config import TernaryConfig
-from .convert import config_of, install_, is_packed, pack_, ternary_layers
 from .errors.wording import unknown
-from .layers import PackedWeight, make_plain
 from .models import register_ternary
 from .models.ternary import SKELETON_ENCODINGS, SUFFIX
+from .nn.convert import config_of, install_, is_packed, pack_, ternary_layers
+from .nn.layers import PackedWeight, make_plain
+from .nn.timm_wrapper import QUANT_METHOD, describe, quantization_dict
 from .packing.tensors import code_from_tensors
 from .weights_file import check_digests, is_packed_file
-from .wrapper import QUANT_METHOD, describe, quantization_dict
 
 __all__ = ["TernaryHfQuantizer", "TernaryQuantizationConfig"]
 

@@ -13,10 +13,10 @@ from torch import nn
 
 from .card import CARD_NAME, card_text, generated_license, is_generated
 from .checkpoint import CONFIG_NAME, save_float, save_packed
-from .convert import config_of
 from .errors.hub import one_line
 from .files import HISTORY_NAME, METRICS_NAME, TRAINING_NAME, sha256
 from .hub_checks import check_loads, check_same
+from .nn.convert import config_of
 from .version import __version__
 from .weights_file import WEIGHTS_NAME, is_packed_file
 

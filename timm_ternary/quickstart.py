@@ -12,9 +12,9 @@ import torch
 
 from .checkpoint import load_packed
 from .files import FIGURE_NAME, METRICS_NAME, bundled, write_json
+from .nn.select import HOSTS
+from .nn.summary import summarize
 from .report import weight_histograms
-from .select import HOSTS
-from .summary import summarize
 from .train import ARGUMENTS, Run, fit
 from .training.recipe import parse
 from .weights_file import WEIGHTS_NAME

@@ -21,13 +21,13 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from . import models  # noqa: F401  (registers them with timm)
 from .checkpoint import load_packed, save_float, save_packed
-from .convert import config_of, quantizers_of
 from .errors.wording import flat
 from .files import HISTORY_NAME, METRICS_NAME, TRAINING_NAME, write_json
 from .hub import push_directory
 from .inference import accuracy
+from .nn.convert import config_of, quantizers_of
+from .nn.summary import summarize
 from .quantizers import Quantizer
-from .summary import summarize
 from .training.arguments import DataArguments, ModelArguments
 from .training.build import Start, build_model, find_start
 from .training.checks import check_streaming

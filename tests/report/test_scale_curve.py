@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from timm_ternary import quantizers, ternarize_
-from timm_ternary.convert import quantizers_of
-from timm_ternary.layers import latent_weight, layer_code
+from timm_ternary.nn.convert import quantizers_of
+from timm_ternary.nn.layers import latent_weight, layer_code
 from timm_ternary.report import scale_curve
 
 

@@ -19,7 +19,7 @@ from trainer_models import (
 from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
 import timm_ternary  # noqa: F401  (registers resnet8_cifar)
-from timm_ternary.convert import ternarize_
+from timm_ternary.nn.convert import ternarize_
 from timm_ternary.training.trainer import TernaryTrainer
 
 

@@ -21,7 +21,7 @@ from trainer_models import (
 )
 from transformers import TrainerCallback
 
-from timm_ternary.convert import quantizers_of
+from timm_ternary.nn.convert import quantizers_of
 from timm_ternary.training.ema import EMA_NAME
 from timm_ternary.training.trainer import TernaryTrainer
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from trainer_models import Images, arguments, one_thread, small_net, trainer  # noqa: F401
 
-from timm_ternary.convert import quantizers_of, ternarize_
+from timm_ternary.nn.convert import quantizers_of, ternarize_
 from timm_ternary.training.optim import (
     TwoPhaseOptimizer,
     create_timm_optimizer,

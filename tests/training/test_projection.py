@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from trainer_models import one_thread, small_net, trainer  # noqa: F401
 
 from timm_ternary import TernaryConfig, ternarize_
-from timm_ternary.convert import quantizers_of
-from timm_ternary.layers import quantizer_of
+from timm_ternary.nn.convert import quantizers_of
+from timm_ternary.nn.layers import quantizer_of
 from timm_ternary.training import projection
 from timm_ternary.training.projection import has_one_scale, projected
 from timm_ternary.training.thresholds import quantized_once, quantizer_parameters

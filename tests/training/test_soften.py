@@ -17,8 +17,8 @@ from trainer_models import (
     trainer,
 )
 
-from timm_ternary.convert import quantizers_of
-from timm_ternary.layers import latent_weight
+from timm_ternary.nn.convert import quantizers_of
+from timm_ternary.nn.layers import latent_weight
 from timm_ternary.training.soften import soft_temperature_at
 
 SOFT = {"soft_epochs": 1.0, "soft_temperature": [2.0, 32.0]}

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer
 
 from timm_ternary.config import TernaryConfig
-from timm_ternary.convert import ternarize_
+from timm_ternary.nn.convert import ternarize_
 from timm_ternary.training.trainer import TernaryTrainer
 from timm_ternary.training.training_arguments import TernaryTrainingArguments
 

@@ -77,8 +77,8 @@ def load(
 
 def load_ternary(model: str, *rest: Any, weights: bool) -> Any:
     """As `load`, for commands that only a ternary model makes sense to."""
-    from ..convert import config_of
     from ..models.load import base_of, check_name
+    from ..nn.convert import config_of
 
     name = base_of(model)
     # A float name is refused before anything is downloaded.

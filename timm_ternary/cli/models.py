@@ -131,7 +131,7 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show the ternary layers: codes, zeros, scales and bytes."""
-    from ..summary import summarize
+    from ..nn.summary import summarize
 
     network = load_ternary(model, checkpoint, num_classes, in_chans, ternary, weights=False)
     summary = summarize(network)

@@ -13,8 +13,8 @@ from torch import nn
 from .. import packing
 from ..config import TernaryConfig
 from ..files import sha256
+from ..nn.select import select_layers
 from ..quantizers import check
-from ..select import select_layers
 from ..weights_file import (
     WEIGHTS_NAME,
     StoredWeights,

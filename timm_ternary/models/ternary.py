@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from .. import packing
 from ..config import TernaryConfig
-from ..convert import install_, pack_, quantizers_of
 from ..errors.wording import unknown
+from ..nn.convert import install_, pack_, quantizers_of
 from ..quantizers import check, resolve
 from ..weights_file import (
     StoredWeights,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..layers import latent_weight
+from ..nn.layers import latent_weight
 from . import monitor, sharded, thresholds
 from .callbacks import RefreshQuantizers
 from .fused import CompiledQuantizers

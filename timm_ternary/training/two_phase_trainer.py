@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from ..convert import is_packed, quantizers_of
+from ..nn.convert import is_packed, quantizers_of
 from ..quantizers.base import Quantizer
 from . import sharded, thresholds
 from .hub_trainer import HubTrainer

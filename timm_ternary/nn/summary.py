@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import packing, quantizers
+from .. import packing, quantizers
+from ..packing.tensors import scale_tensor
 from .convert import config_of, float_state, ternary_layers
 from .layers import PackedWeight, layer_code
-from .packing.tensors import scale_tensor
 
 __all__ = ["LayerSummary", "ModelSummary", "summarize"]
 

@@ -14,7 +14,7 @@ from timm.layers import Conv2dSame, ScaledStdConv2d, ScaledStdConv2dSame, StdCon
 from torch import Tensor, nn
 
 from timm_ternary import TernaryCode, TernaryConfig
-from timm_ternary.layers import (
+from timm_ternary.nn.layers import (
     PackedConv2d,
     PackedLinear,
     PackedWeight,

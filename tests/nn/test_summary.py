@@ -13,8 +13,8 @@ from torch import nn
 
 import timm_ternary
 from timm_ternary.checkpoint import save_packed
-from timm_ternary.convert import ternary_layers
-from timm_ternary.layers import layer_code
+from timm_ternary.nn.convert import ternary_layers
+from timm_ternary.nn.layers import layer_code
 from timm_ternary.weights_file import WEIGHTS_NAME
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from timm_ternary import TernaryConfig
-from timm_ternary.convert import ternary_layers
-from timm_ternary.select import is_depthwise, select_layers
+from timm_ternary.nn.convert import ternary_layers
+from timm_ternary.nn.select import is_depthwise, select_layers
 
 
 def left_out(model: nn.Module, *exclude: str) -> set[str]:

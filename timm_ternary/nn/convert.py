@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from . import quantizers
-from .code import TernaryCode
-from .config import TernaryConfig
+from .. import quantizers
+from ..code import TernaryCode
+from ..config import TernaryConfig
+from ..quantizers import Quantizer
 from .layers import (
     PackedWeight,
     latent_weight,
@@ -20,9 +21,8 @@ from .layers import (
     make_trainable,
     quantizer_of,
 )
-from .quantizers import Quantizer
 from .select import select_layers
-from .wrapper import describe
+from .timm_wrapper import describe
 
 __all__ = [
     "config_of",

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from .config import TernaryConfig
+from ..config import TernaryConfig
 
 __all__ = ["QUANT_METHOD", "describe", "quantization_dict"]
 

@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 from timm.models._features import FeatureGetterNet
 from torch import nn
 
-from .config import TernaryConfig
-from .errors.wording import nearest
+from ..config import TernaryConfig
+from ..errors.wording import nearest
 
 __all__ = ["HOSTS", "is_depthwise", "select_layers"]
 

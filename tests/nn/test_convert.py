@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 import timm_ternary
 from timm_ternary import TernaryConfig
-from timm_ternary.convert import (
+from timm_ternary.nn.convert import (
     config_of,
     install_,
     is_packed,
@@ -25,7 +25,7 @@ from timm_ternary.convert import (
     ternary_layers,
     unpack_,
 )
-from timm_ternary.layers import layer_code
+from timm_ternary.nn.layers import layer_code
 
 
 def net() -> nn.Sequential:

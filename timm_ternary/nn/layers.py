@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from . import packing, quantizers
-from .code import TernaryCode
-from .config import TernaryConfig
-from .packing.tensors import code_from_tensors, scale_tensor
-from .quantizers import Quantizer
+from .. import packing, quantizers
+from ..code import TernaryCode
+from ..config import TernaryConfig
+from ..packing.tensors import code_from_tensors, scale_tensor
+from ..quantizers import Quantizer
 
 __all__ = [
     "PackedConv2d",
