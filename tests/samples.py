@@ -14,8 +14,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from timm_ternary import TernaryConfig
-from timm_ternary.checkpoint import CONFIG_NAME
-from timm_ternary.weights_file import WEIGHTS_NAME, _digest, _digest_tensor
+from timm_ternary.checkpoint.directory import CONFIG_NAME
+from timm_ternary.checkpoint.weights_file import WEIGHTS_NAME, _digest, _digest_tensor
 
 MATRIX = [
     *((m, g) for m in ("tga", "ttq", "twn") for g in ("layer", "channel")),

@@ -21,7 +21,7 @@ from transformers import AutoModelForImageClassification
 
 from timm_ternary import train
 from timm_ternary.card import card_text, write_card
-from timm_ternary.checkpoint import load_packed, save_float, save_packed
+from timm_ternary.checkpoint.directory import load_packed, save_float, save_packed
 from timm_ternary.files import bundled
 from timm_ternary.nn.summary import summarize
 from timm_ternary.packing import encodings

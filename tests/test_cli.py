@@ -16,7 +16,7 @@ from PIL import Image
 
 import timm_ternary  # noqa: F401  (registers the models)
 from timm_ternary import cli
-from timm_ternary.checkpoint import save_packed
+from timm_ternary.checkpoint.directory import save_packed
 
 Run = Callable[..., tuple[int, str, str]]
 MODEL = "resnet8_cifar_tern"

@@ -24,9 +24,9 @@ import timm_ternary
 from timm_ternary import cli, hub_checks
 from timm_ternary import hub as publishing
 from timm_ternary.card import write_card
-from timm_ternary.checkpoint import save_float, save_packed
+from timm_ternary.checkpoint.directory import save_float, save_packed
+from timm_ternary.checkpoint.weights_file import WEIGHTS_NAME
 from timm_ternary.hub import push_directory, push_to_hub
-from timm_ternary.weights_file import WEIGHTS_NAME
 
 pytestmark = pytest.mark.hub
 

@@ -12,10 +12,16 @@ from typing import Any
 import safetensors.torch
 
 from . import packing
-from .checkpoint import CONFIG_NAME
+from .checkpoint.directory import CONFIG_NAME
+from .checkpoint.weights_file import (
+    WEIGHTS_NAME,
+    StoredWeights,
+    file_bytes,
+    packed_tensors,
+    read_weights,
+)
 from .config import TernaryConfig
 from .files import FIGURE_NAME, METRICS_NAME, TRAINING_NAME, sha256
-from .weights_file import WEIGHTS_NAME, StoredWeights, file_bytes, packed_tensors, read_weights
 
 __all__ = ["CardFacts", "LayerFacts", "card_facts", "file_sizes", "printable"]
 

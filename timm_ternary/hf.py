@@ -21,7 +21,8 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from . import packing, quantizers
-from .checkpoint import packed_parts
+from .checkpoint.directory import packed_parts
+from .checkpoint.weights_file import check_digests, is_packed_file
 from .config import TernaryConfig
 from .errors.wording import unknown
 from .models import register_ternary
@@ -30,7 +31,6 @@ from .nn.convert import config_of, install_, is_packed, pack_, ternary_layers
 from .nn.layers import PackedWeight, make_plain
 from .nn.timm_wrapper import QUANT_METHOD, describe, quantization_dict
 from .packing.tensors import code_from_tensors
-from .weights_file import check_digests, is_packed_file
 
 __all__ = ["TernaryHfQuantizer", "TernaryQuantizationConfig"]
 

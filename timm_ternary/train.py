@@ -20,7 +20,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from . import models  # noqa: F401  (registers them with timm)
-from .checkpoint import load_packed, save_float, save_packed
+from .checkpoint.directory import load_packed, save_float, save_packed
+from .checkpoint.weights_file import WEIGHTS_NAME, is_packed_file
 from .errors.wording import flat
 from .files import HISTORY_NAME, METRICS_NAME, TRAINING_NAME, write_json
 from .hub import push_directory
@@ -37,7 +38,6 @@ from .training.recipe import describe, parse
 from .training.sharded import load_whole
 from .training.trainer import TernaryTrainer
 from .training.training_arguments import TernaryTrainingArguments
-from .weights_file import WEIGHTS_NAME, is_packed_file
 
 __all__ = ["ARGUMENTS", "Run", "fit", "main", "save_model"]
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 import timm_ternary  # noqa: F401  (registers the models)
 from timm_ternary import cli
-from timm_ternary.checkpoint import save_packed
+from timm_ternary.checkpoint.directory import save_packed
 
 MODEL = "resnet8_cifar_tern"
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import timm_ternary  # noqa: F401  (registers the models)
 from timm_ternary import quantizers
-from timm_ternary.checkpoint import save_packed
+from timm_ternary.checkpoint.directory import save_packed
 from timm_ternary.nn.convert import quantizers_of, ternary_layers
 from timm_ternary.nn.layers import PackedWeight, latent_weight
 

@@ -12,10 +12,10 @@ from samples import MATRIX, config, trained
 from torch import nn
 
 import timm_ternary
-from timm_ternary.checkpoint import save_packed
+from timm_ternary.checkpoint.directory import save_packed
+from timm_ternary.checkpoint.weights_file import WEIGHTS_NAME
 from timm_ternary.nn.convert import ternary_layers
 from timm_ternary.nn.layers import layer_code
-from timm_ternary.weights_file import WEIGHTS_NAME
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -162,9 +162,9 @@ def pack(
     as_json: Json = False,
 ) -> None:
     """Write a model as a packed directory, which timm loads; or change the encoding of one."""
-    from ..checkpoint import save_packed
+    from ..checkpoint.directory import save_packed
+    from ..checkpoint.weights_file import WEIGHTS_NAME
     from ..packing.encodings import check_encoding
-    from ..weights_file import WEIGHTS_NAME
 
     check_encoding(encoding)  # before minutes of loading
     network = load_ternary(model, checkpoint, num_classes, in_chans, ternary, weights=True)

@@ -10,9 +10,9 @@ from timm.models import parse_model_name
 from timm.models._registry import split_model_name_tag
 from torch import nn
 
+from ..checkpoint.weights_file import is_packed_file, read_weights
 from ..errors.hub import HTTPError, explain
 from ..errors.wording import flat, unknown
-from ..weights_file import is_packed_file, read_weights
 
 __all__ = ["base_of", "check_name", "load_model", "with_channels"]
 

@@ -11,17 +11,17 @@ from timm.models._hub import hf_split
 from torch import nn
 
 from .. import packing
-from ..config import TernaryConfig
-from ..files import sha256
-from ..nn.select import select_layers
-from ..quantizers import check
-from ..weights_file import (
+from ..checkpoint.weights_file import (
     WEIGHTS_NAME,
     StoredWeights,
     is_bare_file,
     is_packed_file,
     read_weights,
 )
+from ..config import TernaryConfig
+from ..files import sha256
+from ..nn.select import select_layers
+from ..quantizers import check
 
 __all__ = ["read_stored", "weights_path"]
 

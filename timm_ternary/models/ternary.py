@@ -18,13 +18,11 @@ from timm.models._registry import get_arch_pretrained_cfgs, split_model_name_tag
 from torch import Tensor, nn
 
 from .. import packing
+from ..checkpoint.weights_file import StoredWeights
 from ..config import TernaryConfig
 from ..errors.wording import unknown
 from ..nn.convert import install_, pack_, quantizers_of
 from ..quantizers import check, resolve
-from ..weights_file import (
-    StoredWeights,
-)
 from .load import with_channels
 from .stored import read_stored, weights_path
 

@@ -14,12 +14,12 @@ from timm.models._hub import load_model_config_from_hf, load_model_config_from_p
 from timm.models._registry import split_model_name_tag
 from torch import nn
 
-from ..checkpoint import CONFIG_NAME
+from ..checkpoint.directory import CONFIG_NAME
+from ..checkpoint.weights_file import WEIGHTS_NAME, read_weights
 from ..errors.hub import HTTPError, explain
 from ..errors.wording import flat, unknown
 from ..models.load import check_name
 from ..models.ternary import SUFFIX
-from ..weights_file import WEIGHTS_NAME, read_weights
 from .arguments import ModelArguments
 
 __all__ = ["Start", "build_model", "find_start"]

@@ -19,11 +19,11 @@ import torch
 from accelerate.utils import gather_object
 from timm.models import parse_model_name
 
+from ..checkpoint.weights_file import WEIGHTS_NAME
 from ..config import TernaryConfig
 from ..files import METRICS_NAME, TRAINING_NAME, sha256
 from ..quantizers import resolve
 from ..version import __version__
-from ..weights_file import WEIGHTS_NAME
 from .arguments import TIMM, DataArguments, ModelArguments
 from .build import Start
 from .data import Data

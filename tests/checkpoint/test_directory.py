@@ -18,10 +18,14 @@ from torch import nn
 
 import timm_ternary
 from timm_ternary import TernaryConfig, packing, quantizers
-from timm_ternary.checkpoint import CONFIG_NAME, load_packed, save_packed
+from timm_ternary.checkpoint.directory import CONFIG_NAME, load_packed, save_packed
+from timm_ternary.checkpoint.weights_file import (
+    WEIGHTS_NAME,
+    is_packed_file,
+    read_weights,
+)
 from timm_ternary.nn.convert import is_packed, ternary_layers
 from timm_ternary.nn.layers import layer_code
-from timm_ternary.weights_file import WEIGHTS_NAME, is_packed_file, read_weights
 
 
 @pytest.fixture(scope="module")

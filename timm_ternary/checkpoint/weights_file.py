@@ -25,11 +25,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from . import packing, quantizers
-from .code import TernaryCode
-from .config import TernaryConfig
-from .errors.wording import flat
-from .packing.tensors import code_from_tensors, scale_tensor
+from .. import packing, quantizers
+from ..code import TernaryCode
+from ..config import TernaryConfig
+from ..errors.wording import flat
+from ..packing.tensors import code_from_tensors, scale_tensor
 
 __all__ = [
     "VERSION",

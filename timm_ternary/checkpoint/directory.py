@@ -14,13 +14,13 @@ import timm
 from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
-from . import packing
-from .config import TernaryConfig
-from .errors.wording import flat
-from .files import atomic_write
-from .nn.convert import checked_code, config_of, float_state, ternary_layers
-from .nn.select import select_layers
-from .nn.timm_wrapper import quantization_dict
+from .. import packing
+from ..config import TernaryConfig
+from ..errors.wording import flat
+from ..files import atomic_write
+from ..nn.convert import checked_code, config_of, float_state, ternary_layers
+from ..nn.select import select_layers
+from ..nn.timm_wrapper import quantization_dict
 from .weights_file import (
     WEIGHTS_NAME,
     file_bytes,

@@ -18,8 +18,12 @@ from samples import config, contents, edit_config, outputs, rewrite, trained
 from torch import Tensor, nn
 
 from timm_ternary import packing
-from timm_ternary.checkpoint import CONFIG_NAME, load_packed, save_packed
-from timm_ternary.weights_file import WEIGHTS_NAME, is_packed_file, read_weights
+from timm_ternary.checkpoint.directory import CONFIG_NAME, load_packed, save_packed
+from timm_ternary.checkpoint.weights_file import (
+    WEIGHTS_NAME,
+    is_packed_file,
+    read_weights,
+)
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +232,7 @@ class TestForged:
 
     @pytest.mark.parametrize("text", ["", "[]", "7", "null", "{", "\\ud800"])
     def test_metadata_that_are_no_json_object(self, text: str, directory: Path) -> None:
-        from timm_ternary.weights_file import _digest
+        from timm_ternary.checkpoint.weights_file import _digest
 
         path = directory / WEIGHTS_NAME
         with safe_open(str(path), framework="pt") as file:

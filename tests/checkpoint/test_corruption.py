@@ -14,9 +14,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from timm_ternary import TernaryCode, TernaryConfig, packing
+from timm_ternary.checkpoint.weights_file import (
+    StoredWeights,
+    file_bytes,
+    packed_tensors,
+    read_weights,
+)
 from timm_ternary.nn.convert import install_
 from timm_ternary.quantizers import get
-from timm_ternary.weights_file import StoredWeights, file_bytes, packed_tensors, read_weights
 
 FAST = settings(
     max_examples=100,
