@@ -18,7 +18,7 @@ from trainer_models import (
 )
 
 from timm_ternary import train
-from timm_ternary.models import ternary  # noqa: F401  (registers the models)
+from timm_ternary.models import registry as ternary  # noqa: F401  (registers the models)
 from timm_ternary.nn.convert import pack_, quantizers_of
 from timm_ternary.training import monitor
 from timm_ternary.training.build import build_model, find_start

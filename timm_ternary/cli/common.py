@@ -62,7 +62,7 @@ def load(
     import timm_ternary  # noqa: F401  (registers the models)
 
     from ..errors.wording import parse_json
-    from ..models.load import load_model
+    from ..models.names import load_model
 
     options: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans}
     if checkpoint is not None:
@@ -77,7 +77,7 @@ def load(
 
 def load_ternary(model: str, *rest: Any, weights: bool) -> Any:
     """As `load`, for commands that only a ternary model makes sense to."""
-    from ..models.load import base_of, check_name
+    from ..models.names import base_of, check_name
     from ..nn.convert import config_of
 
     name = base_of(model)

@@ -18,8 +18,8 @@ from ..checkpoint.directory import CONFIG_NAME
 from ..checkpoint.weights_file import WEIGHTS_NAME, read_weights
 from ..errors.hub import HTTPError, explain
 from ..errors.wording import flat, unknown
-from ..models.load import check_name
-from ..models.ternary import SUFFIX
+from ..models.names import check_name
+from ..models.registry import SUFFIX
 from .arguments import ModelArguments
 
 __all__ = ["Start", "build_model", "find_start"]

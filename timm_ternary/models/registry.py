@@ -23,8 +23,8 @@ from ..config import TernaryConfig
 from ..errors.wording import unknown
 from ..nn.convert import install_, pack_, quantizers_of
 from ..quantizers import check, resolve
-from .load import with_channels
-from .stored import read_stored, weights_path
+from .names import with_channels
+from .sources import read_stored, weights_path
 
 __all__ = ["SKELETON_ENCODINGS", "SUFFIX", "register_all", "register_ternary"]
 

@@ -12,7 +12,7 @@ from samples import outputs, trained
 
 from timm_ternary.checkpoint.directory import save_packed
 from timm_ternary.checkpoint.weights_file import WEIGHTS_NAME
-from timm_ternary.models.load import load_model
+from timm_ternary.models.names import load_model
 
 
 def test_a_packed_file_as_checkpoint_is_checked_in_full(tmp_path: Path) -> None:
