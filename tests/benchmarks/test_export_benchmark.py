@@ -14,7 +14,7 @@ import torch
 
 from timm_ternary.checkpoint.directory import save_packed
 from timm_ternary.checkpoint.weights_file import WEIGHTS_NAME
-from timm_ternary.export import TOLERANCE, export_onnx
+from timm_ternary.onnx.export import TOLERANCE, export_onnx
 
 MODELS = [
     "resnet18_tern",

@@ -21,14 +21,14 @@ from timm.data import resolve_data_config
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .code import TernaryCode
-from .errors.wording import flat, unknown
-from .files import atomic_write
-from .inference import label_names
-from .nn.convert import checked_code, config_of, ternary_layers
-from .nn.layers import make_plain
-from .onnx_weights import fold_batch_norms, insert_codes
-from .version import __version__
+from ..code import TernaryCode
+from ..errors.wording import flat, unknown
+from ..files import atomic_write
+from ..inference import label_names
+from ..nn.convert import checked_code, config_of, ternary_layers
+from ..nn.layers import make_plain
+from ..version import __version__
+from .weights import fold_batch_norms, insert_codes
 
 __all__ = ["WEIGHTS", "OnnxFile", "check_request", "export_onnx"]
 

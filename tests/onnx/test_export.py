@@ -20,12 +20,13 @@ from onnx import TensorProto
 from samples import config, contents, outputs, trained
 from torch import Tensor, nn
 
-from timm_ternary import export, pack_, ternarize_
+from timm_ternary import pack_, ternarize_
 from timm_ternary.code import TernaryCode
-from timm_ternary.export import TOLERANCE, WEIGHTS, check_request, export_onnx
 from timm_ternary.nn.convert import float_state, ternary_layers
 from timm_ternary.nn.layers import latent_weight, layer_code
-from timm_ternary.onnx_weights import insert_codes
+from timm_ternary.onnx import export
+from timm_ternary.onnx.export import TOLERANCE, WEIGHTS, check_request, export_onnx
+from timm_ternary.onnx.weights import insert_codes
 
 SMALL = "resnet8_cifar_tern"
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {

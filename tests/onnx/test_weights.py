@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from timm_ternary.code import TernaryCode
-from timm_ternary.onnx_weights import fold_batch_norms, insert_codes
+from timm_ternary.onnx.weights import fold_batch_norms, insert_codes
 
 OUT, IN = 5, 3
 

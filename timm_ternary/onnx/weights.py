@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import packing
-from .code import TernaryCode
+from .. import packing
+from ..code import TernaryCode
 
 __all__ = ["fold_batch_norms", "insert_codes"]
 
