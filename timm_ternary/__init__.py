@@ -36,5 +36,5 @@ def __getattr__(name: str) -> Any:
     if name in ("hf", "training"):
         return importlib.import_module(f".{name}", __name__)
     if name == "push_to_hub":
-        return importlib.import_module(".hub", __name__).push_to_hub
+        return importlib.import_module(".hub.push", __name__).push_to_hub
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,7 +24,7 @@ from .checkpoint.directory import load_packed, save_float, save_packed
 from .checkpoint.weights_file import WEIGHTS_NAME, is_packed_file
 from .errors.wording import flat
 from .files import HISTORY_NAME, METRICS_NAME, TRAINING_NAME, write_json
-from .hub import push_directory
+from .hub.push import push_directory
 from .inference import accuracy
 from .nn.convert import config_of, quantizers_of
 from .nn.summary import summarize

@@ -1,7 +1,7 @@
 """ONNX files of models, checked against torch before they take their name.
 
 torch's exporter makes the graph, with the ternary weights as inputs, so that no optimization
-mixes them with anything; `onnx_weights` then puts codes and scales in their place.
+mixes them with anything; `weights` then puts codes and scales in their place.
 """
 
 from __future__ import annotations

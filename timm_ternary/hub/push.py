@@ -11,14 +11,14 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.utils import validate_repo_id
 from torch import nn
 
+from ..checkpoint.directory import CONFIG_NAME, save_float, save_packed
+from ..checkpoint.weights_file import WEIGHTS_NAME, is_packed_file
+from ..errors.hub import one_line
+from ..files import HISTORY_NAME, METRICS_NAME, TRAINING_NAME, sha256
+from ..nn.convert import config_of
+from ..version import __version__
 from .card import CARD_NAME, card_text, generated_license, is_generated
-from .checkpoint.directory import CONFIG_NAME, save_float, save_packed
-from .checkpoint.weights_file import WEIGHTS_NAME, is_packed_file
-from .errors.hub import one_line
-from .files import HISTORY_NAME, METRICS_NAME, TRAINING_NAME, sha256
-from .hub_checks import check_loads, check_same
-from .nn.convert import config_of
-from .version import __version__
+from .verify import check_loads, check_same
 
 __all__ = ["create_repository", "published_files", "push_directory", "push_to_hub"]
 

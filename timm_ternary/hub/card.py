@@ -13,9 +13,9 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.utils import validate_repo_id
 from jinja2 import Environment, StrictUndefined
 
-from . import quantizers
+from .. import quantizers
+from ..files import FIGURE_NAME, TRAINING_NAME, atomic_write, bundled
 from .card_facts import CardFacts, card_facts, printable
-from .files import FIGURE_NAME, TRAINING_NAME, atomic_write, bundled
 
 __all__ = ["CARD_NAME", "card_text", "generated_license", "is_generated", "write_card"]
 

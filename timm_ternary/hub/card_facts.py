@@ -11,17 +11,17 @@ from typing import Any
 
 import safetensors.torch
 
-from . import packing
-from .checkpoint.directory import CONFIG_NAME
-from .checkpoint.weights_file import (
+from .. import packing
+from ..checkpoint.directory import CONFIG_NAME
+from ..checkpoint.weights_file import (
     WEIGHTS_NAME,
     StoredWeights,
     file_bytes,
     packed_tensors,
     read_weights,
 )
-from .config import TernaryConfig
-from .files import FIGURE_NAME, METRICS_NAME, TRAINING_NAME, sha256
+from ..config import TernaryConfig
+from ..files import FIGURE_NAME, METRICS_NAME, TRAINING_NAME, sha256
 
 __all__ = ["CardFacts", "LayerFacts", "card_facts", "file_sizes", "printable"]
 

@@ -21,12 +21,13 @@ from PIL import Image
 from samples import image, outputs, trained
 
 import timm_ternary
-from timm_ternary import cli, hub_checks
-from timm_ternary import hub as publishing
-from timm_ternary.card import write_card
+from timm_ternary import cli
 from timm_ternary.checkpoint.directory import save_float, save_packed
 from timm_ternary.checkpoint.weights_file import WEIGHTS_NAME
-from timm_ternary.hub import push_directory, push_to_hub
+from timm_ternary.hub import push as publishing
+from timm_ternary.hub import verify
+from timm_ternary.hub.card import write_card
+from timm_ternary.hub.push import push_directory, push_to_hub
 
 pytestmark = pytest.mark.hub
 
@@ -244,7 +245,7 @@ class TestNothingIsUploaded:
         def load_another(directory: Path, packed: bool = True) -> torch.nn.Module:
             return trained(seed=0 if packed else 3)
 
-        monkeypatch.setattr(hub_checks, "load_packed", load_another)
+        monkeypatch.setattr(verify, "load_packed", load_another)
         with pytest.raises(ValueError, match="packed and trainable form are not the same"):
             push_directory(packed, REPO)
 

@@ -20,9 +20,9 @@ from test_train import recipe
 from transformers import AutoModelForImageClassification
 
 from timm_ternary import train
-from timm_ternary.card import card_text, write_card
 from timm_ternary.checkpoint.directory import load_packed, save_float, save_packed
 from timm_ternary.files import bundled
+from timm_ternary.hub.card import card_text, write_card
 from timm_ternary.nn.summary import summarize
 from timm_ternary.packing import encodings
 from timm_ternary.training.recipe import load_yaml
@@ -334,7 +334,7 @@ def test_mistakes_end_in_one_line(packed: Path, runs: Path, tmp_path: Path, run:
 
 def test_the_template_comes_with_the_package() -> None:
     assert bundled("model_cards/template.md").is_file()
-    project = Path(__file__).parents[1] / "pyproject.toml"
+    project = Path(__file__).parents[2] / "pyproject.toml"
     line = '"model_cards/template.md" = "timm_ternary/model_cards/template.md"'
     assert line in project.read_text()
     with pytest.raises(FileNotFoundError, match="install it anew"):
@@ -342,10 +342,10 @@ def test_the_template_comes_with_the_package() -> None:
 
 
 def test_the_example_is_a_card_of_the_quickstart() -> None:
-    text = (Path(__file__).parents[1] / "model_cards" / "quickstart.md").read_text()
+    text = (Path(__file__).parents[2] / "model_cards" / "quickstart.md").read_text()
     values = load_yaml(bundled("recipes/digits/resnet8_tga.yaml"))
     assert headings(text) == HEADINGS
     assert f"- learning_rate: {values['learning_rate']}\n" in text
     (result,) = ModelCard(text).data.eval_results
     assert rows(text)["this file, loaded back"] == [f"{100 * result.metric_value:.2f} %"]
-    assert (Path(__file__).parents[1] / "model_cards" / "weights.png").is_file()
+    assert (Path(__file__).parents[2] / "model_cards" / "weights.png").is_file()
