@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from timm_ternary.train import ARGUMENTS, fit
-from timm_ternary.training.recipe import parse
+from timm_ternary.training.arguments.recipe import parse
 
 VARIANTS: dict[str, list[str]] = {
     "thresholds stay": ["--update", "joint", "--threshold_learning_rate", "0"],

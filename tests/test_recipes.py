@@ -12,12 +12,12 @@ import timm
 import torch
 from PIL import Image
 from timm.models._registry import split_model_name_tag
+from timm_ternary.training.arguments.model.recipe import load_yaml
 
 from timm_ternary import train
 from timm_ternary.checkpoint.directory import load_packed, save_float
 from timm_ternary.config import TernaryConfig
 from timm_ternary.nn.convert import config_of, quantizers_of, ternary_layers
-from timm_ternary.training.recipe import load_yaml
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 ALL = sorted(p for p in RECIPES.rglob("*.yaml") if p.parent.name != "accelerate")

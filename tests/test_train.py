@@ -16,13 +16,14 @@ import timm
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from timm_ternary.training.arguments.model.model import ModelArguments
 from transformers import TrainerCallback
 
 import timm_ternary
 from timm_ternary import train
-from timm_ternary.training.arguments import DataArguments, ModelArguments
+from timm_ternary.data.arguments import DataArguments
+from timm_ternary.data.load import load_data
 from timm_ternary.training.build import build_model, find_start
-from timm_ternary.training.data import load_data
 
 FAST = {
     "dataset": "digits",

@@ -17,11 +17,11 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from timm_ternary import train
-from timm_ternary.inference import accuracy
-from timm_ternary.training.arguments import DataArguments
-from timm_ternary.training.data import load_data
-from timm_ternary.training.data_memory import collate
-from timm_ternary.training.data_stream import StreamedImages
+from timm_ternary.data.arguments import DataArguments
+from timm_ternary.data.datasets.in_memory import collate
+from timm_ternary.data.datasets.streamed import StreamedImages
+from timm_ternary.data.load import load_data
+from timm_ternary.evaluation import accuracy
 
 NAMES = ["ape", "bee", "cow"]
 COUNTS = {"train": 8, "test": 3}

@@ -17,7 +17,7 @@ from .nn.select import HOSTS
 from .nn.summary import summarize
 from .report import weight_histograms
 from .train import ARGUMENTS, Run, fit
-from .training.recipe import parse
+from .training.arguments.recipe import parse
 
 __all__ = ["QuickstartMetrics", "quickstart"]
 

@@ -22,22 +22,23 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from . import models  # noqa: F401  (registers them with timm)
 from .checkpoint.directory import load_packed, save_float, save_packed
 from .checkpoint.weights_file import WEIGHTS_NAME, is_packed_file
+from .data.arguments import DataArguments
+from .data.load import Data, load_data
 from .errors.wording import flat
+from .evaluation import accuracy
 from .files import HISTORY_NAME, METRICS_NAME, TRAINING_NAME, write_json
 from .hub.push import push_directory
-from .inference import accuracy
 from .nn.convert import config_of, quantizers_of
 from .nn.summary import summarize
 from .quantizers import Quantizer
-from .training.arguments import DataArguments, ModelArguments
+from .training.arguments.model import ModelArguments
+from .training.arguments.recipe import describe, parse
+from .training.arguments.trainer import TernaryTrainingArguments
 from .training.build import Start, build_model, find_start
 from .training.checks import check_streaming
-from .training.data import Data, load_data
 from .training.facts import gpu_names, training_facts
-from .training.recipe import describe, parse
 from .training.sharded import load_whole
 from .training.trainer import TernaryTrainer
-from .training.training_arguments import TernaryTrainingArguments
 
 __all__ = ["ARGUMENTS", "Run", "fit", "main", "save_model"]
 

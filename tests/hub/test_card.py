@@ -17,6 +17,7 @@ from markdown_it import MarkdownIt
 from samples import edit_config, trained
 from test_cli import Run, run  # noqa: F401  (a fixture)
 from test_train import recipe
+from timm_ternary.training.arguments.model.recipe import load_yaml
 from transformers import AutoModelForImageClassification
 
 from timm_ternary import train
@@ -25,7 +26,6 @@ from timm_ternary.files import bundled
 from timm_ternary.hub.card import card_text, write_card
 from timm_ternary.nn.summary import summarize
 from timm_ternary.packing import encodings
-from timm_ternary.training.recipe import load_yaml
 
 HEADINGS = [
     *("How to load", "Model", "Data", "Accuracy", "Size", "Zeros", "Training", "Licence"),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from timm_ternary.training.arguments.model.recipe import parse
 from trainer_models import (
     arguments,
     one_thread,  # noqa: F401
@@ -22,7 +23,6 @@ from timm_ternary.models import registry as ternary  # noqa: F401  (registers th
 from timm_ternary.nn.convert import pack_, quantizers_of
 from timm_ternary.training import monitor
 from timm_ternary.training.build import build_model, find_start
-from timm_ternary.training.recipe import parse
 
 EACH_STEP = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
 

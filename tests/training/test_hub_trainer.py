@@ -13,12 +13,12 @@ import timm
 import torch
 from hub_server import OWNER, Fault, Hub, hub_of_a_test  # noqa: F401
 from samples import outputs, trained
+from timm_ternary.training.arguments.model.trainer import TernaryTrainingArguments
 from trainer_models import Images, one_thread  # noqa: F401
 from transformers import AutoModelForImageClassification
 
 from timm_ternary import train, unpack_
 from timm_ternary.training.trainer import TernaryTrainer
-from timm_ternary.training.training_arguments import TernaryTrainingArguments
 
 pytestmark = pytest.mark.hub
 

@@ -238,9 +238,8 @@ def test_a_joint_method_refuses_what_only_alternating_can_do(tmp_path: Path) -> 
 
 
 def test_arguments_parse_from_a_command_line() -> None:
+    from timm_ternary.training.arguments.model.trainer import TernaryTrainingArguments
     from transformers import HfArgumentParser
-
-    from timm_ternary.training.training_arguments import TernaryTrainingArguments
 
     line = (
         "--output_dir out --use_cpu --optimizer sgd --momentum 0.9 --nesterov "

@@ -135,7 +135,7 @@ def test_fsdp_that_accelerate_leaves_out_is_refused(
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     trainer(tmp_path)  # one process has no shards
     monkeypatch.setattr(
-        "timm_ternary.training.training_arguments.TernaryTrainingArguments.world_size", 2
+        "timm_ternary.training.arguments.trainer.TernaryTrainingArguments.world_size", 2
     )
     with pytest.raises(ValueError, match="accelerate trains without it on the CPU"):
         trainer(tmp_path)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm_ternary.training.arguments.model.trainer import TernaryTrainingArguments
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -16,7 +17,6 @@ from transformers import Trainer
 from timm_ternary.config import TernaryConfig
 from timm_ternary.nn.convert import ternarize_
 from timm_ternary.training.trainer import TernaryTrainer
-from timm_ternary.training.training_arguments import TernaryTrainingArguments
 
 CLASSES = 3
 

@@ -54,9 +54,9 @@ def evaluate(
     import torch
     from torch.utils.data import DataLoader
 
-    from ..inference import accuracy, check_classes
-    from ..training.arguments import DataArguments
-    from ..training.data import load_data
+    from ..data.arguments import DataArguments
+    from ..data.load import load_data
+    from ..evaluation import accuracy, check_classes
 
     network = load(model, checkpoint, num_classes, in_chans, ternary, weights=True)
     config: Any = network.pretrained_cfg
@@ -104,7 +104,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Classify images. Files that cannot be read are named and skipped."""
-    from ..inference import predict as run
+    from ..evaluation import predict as run
 
     network = load(model, checkpoint, num_classes, in_chans, ternary, weights=True)
 

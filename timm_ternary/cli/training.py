@@ -57,7 +57,7 @@ def train(context: typer.Context) -> None:
                 f"--accelerate needs a file, e.g. recipes/accelerate/multi_gpu.yaml; got {got}"
             )
         from ..train import ARGUMENTS
-        from ..training.recipe import check
+        from ..training.arguments.recipe import check
 
         file, rest = words[place + 1], [*words[:place], *words[place + 2 :]]
         check(rest, *ARGUMENTS)  # here, in one line, rather than in every process

@@ -23,8 +23,8 @@ from torch.func import functional_call
 
 from ..code import TernaryCode
 from ..errors.wording import flat, unknown
+from ..evaluation import label_names
 from ..files import atomic_write
-from ..inference import label_names
 from ..nn.convert import checked_code, config_of, ternary_layers
 from ..nn.layers import make_plain
 from ..version import __version__

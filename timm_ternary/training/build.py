@@ -20,7 +20,7 @@ from ..errors.hub import HTTPError, explain
 from ..errors.wording import flat, unknown
 from ..models.names import check_name
 from ..models.registry import SUFFIX
-from .arguments import ModelArguments
+from .arguments.model import ModelArguments
 
 __all__ = ["Start", "build_model", "find_start"]
 

@@ -21,13 +21,14 @@ from timm.models import parse_model_name
 
 from ..checkpoint.weights_file import WEIGHTS_NAME
 from ..config import TernaryConfig
+from ..data.arguments import TIMM, DataArguments
+from ..data.load import Data
 from ..files import METRICS_NAME, TRAINING_NAME, sha256
 from ..quantizers import resolve
 from ..version import __version__
-from .arguments import TIMM, DataArguments, ModelArguments
+from .arguments.model import ModelArguments
+from .arguments.trainer import TernaryTrainingArguments
 from .build import Start
-from .data import Data
-from .training_arguments import TernaryTrainingArguments
 
 __all__ = ["gpu_names", "training_facts"]
 

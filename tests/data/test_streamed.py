@@ -15,13 +15,13 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from trainer_models import arguments, assert_same_state, losses, one_thread, small_net  # noqa: F401
 
-from timm_ternary.training.arguments import DataArguments
+from timm_ternary.data.arguments import DataArguments
+from timm_ternary.data.datasets.in_memory import collate
+from timm_ternary.data.datasets.lazy import LazyImages
+from timm_ternary.data.datasets.streamed import StreamedImages
+from timm_ternary.data.load import load_data
+from timm_ternary.data.sources.base import Stream
 from timm_ternary.training.checks import check_streaming
-from timm_ternary.training.data import load_data
-from timm_ternary.training.data_lazy import LazyImages
-from timm_ternary.training.data_memory import collate
-from timm_ternary.training.data_split import Stream
-from timm_ternary.training.data_stream import StreamedImages
 from timm_ternary.training.trainer import TernaryTrainer
 
 NAMES = ["ape", "bee", "cow"]

@@ -12,7 +12,7 @@ from typing import Any
 import timm.optim
 from transformers import TrainingArguments
 
-from ..errors.wording import unknown
+from ...errors.wording import unknown
 
 __all__ = ["THRESHOLD_OPTIMIZERS", "UPDATES", "ArgumentChecks", "takes"]
 

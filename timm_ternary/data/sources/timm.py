@@ -15,9 +15,9 @@ from timm.data import create_dataset
 from timm.data.readers import create_reader
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 
-from ..errors.wording import flat, unknown
-from .arguments import TIMM, DataArguments
-from .data_split import Source, Split, read_image, split_names, title
+from ...errors.wording import flat, unknown
+from ..arguments import TIMM, DataArguments
+from .base import Source, Split, read_image, split_names, title
 
 __all__ = ["timm_source"]
 

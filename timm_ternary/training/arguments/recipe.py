@@ -14,7 +14,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 import yaml
 from transformers import HfArgumentParser
 
-from ..errors.wording import flat, unknown
+from ...errors.wording import flat, unknown
 
 __all__ = ["check", "describe", "load_yaml", "parse"]
 

@@ -9,9 +9,9 @@ from typing import TypeAlias
 import pyarrow.parquet
 from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, Value
 
-from ..errors.wording import unknown
-from .arguments import DataArguments
-from .data_split import title
+from ...errors.wording import unknown
+from ..arguments import DataArguments
+from .base import title
 
 __all__ = ["Table", "check_columns", "check_files", "image_column", "label_column", "undecoded"]
 

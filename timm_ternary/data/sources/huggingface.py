@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from PIL.Image import Image as PILImage
 from PIL.Image import fromarray
 
-from ..errors.wording import flat
-from .arguments import TIMM, DataArguments
-from .data_columns import check_columns, check_files, image_column, label_column, undecoded
-from .data_split import Row, Source, Split, Stream, read_image, split_names, title
-from .data_timm import timm_source
+from ...errors.wording import flat
+from ..arguments import TIMM, DataArguments
+from .base import Row, Source, Split, Stream, read_image, split_names, title
+from .columns import check_columns, check_files, image_column, label_column, undecoded
+from .timm import timm_source
 
 __all__ = ["open_source", "open_stream"]
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image as PILImage
 
-from ..errors.wording import unknown
-from .arguments import DataArguments
+from ...errors.wording import unknown
+from ..arguments import DataArguments
 
 __all__ = ["Row", "Source", "Split", "Stream", "read_image", "split_names", "title"]
 

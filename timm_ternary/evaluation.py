@@ -13,7 +13,7 @@ from timm.data import ImageNetInfo, create_transform, resolve_data_config
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .images import to_mode
+from .data.images import to_mode
 
 __all__ = ["Accuracy", "Prediction", "accuracy", "check_classes", "label_names", "predict"]
 

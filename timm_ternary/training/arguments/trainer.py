@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from .argument_checks import ArgumentChecks
+from .checks import ArgumentChecks
 
 __all__ = ["TernaryTrainingArguments"]
 

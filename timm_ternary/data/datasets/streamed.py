@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ..images import to_mode
-from .data_epoch import SharedEpoch
-from .data_random import seeded
-from .data_split import Stream
+from ..sources.base import Stream
+from .seeding import seeded
+from .shared_epoch import SharedEpoch
 
 __all__ = ["StreamedImages"]
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from test_data_stream import numbered
+from test_streamed import numbered
 from torch import Tensor, nn
 from trainer_models import arguments
 
-from timm_ternary.training.data_memory import collate
+from timm_ternary.data.datasets.in_memory import collate
 from timm_ternary.training.image_trainer import ImageTrainer
 
 pytestmark = pytest.mark.multi_process

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from timm_ternary.training.arguments import DataArguments
-from timm_ternary.training.data import Data, load_data
-from timm_ternary.training.data_memory import collate
+from timm_ternary.data.arguments import DataArguments
+from timm_ternary.data.datasets.in_memory import collate
+from timm_ternary.data.load import Data, load_data
 
 NAMES = ("ape", "bee", "class10", "class9")
 """In timm's order class9 comes before class10."""

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..images import to_mode
-from .data_epoch import SharedEpoch
-from .data_random import seeded
-from .data_split import Split
+from ..sources.base import Split
+from .seeding import seeded
+from .shared_epoch import SharedEpoch
 
 __all__ = ["LazyImages"]
 

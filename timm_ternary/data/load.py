@@ -14,11 +14,12 @@ from PIL.Image import Resampling
 from timm.data import create_transform
 from torch import Tensor
 
-from ..images import is_grey, to_mode
 from .arguments import DataArguments
-from .data_lazy import LazyImages
-from .data_memory import InMemoryImages, collate
-from .data_preprocessing import (
+from .datasets.in_memory import InMemoryImages, collate
+from .datasets.lazy import LazyImages
+from .datasets.streamed import StreamedImages
+from .images import is_grey, to_mode
+from .preprocessing import (
     MODES,
     SMALL,
     Preprocessing,
@@ -26,9 +27,8 @@ from .data_preprocessing import (
     preprocessing,
     train_transform,
 )
-from .data_sources import open_source, open_stream
-from .data_split import Split, Stream
-from .data_stream import StreamedImages
+from .sources.base import Split, Stream
+from .sources.huggingface import open_source, open_stream
 
 __all__ = ["Data", "Preprocessing", "load_data"]
 
