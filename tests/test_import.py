@@ -41,12 +41,11 @@ LAYERS = (
     {"onnx", "report"},
     {"training.arguments.*"},
     {"training.arguments"},
-    {"training.*"},
+    {"training.*", "training.callbacks", "training.callbacks.*"}
+    | {"training.threshold_pass", "training.threshold_pass.*"},
     {"training"},
     {"train"},
-    {"quickstart", "tables"},
-    {"cli.common"},
-    {"cli.card", "cli.export", "cli.models", "cli.report", "cli.sharing", "cli.training"},
+    {"cli.*"},
     {"cli"},
     {"cli.__main__"},
 )

@@ -23,7 +23,7 @@ import timm_ternary
 from timm_ternary import train
 from timm_ternary.data.arguments import DataArguments
 from timm_ternary.data.load import load_data
-from timm_ternary.training.build import build_model, find_start
+from timm_ternary.training.start import build_model, find_start
 
 FAST = {
     "dataset": "digits",

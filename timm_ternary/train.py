@@ -34,10 +34,10 @@ from .quantizers import Quantizer
 from .training.arguments.model import ModelArguments
 from .training.arguments.recipe import describe, parse
 from .training.arguments.trainer import TernaryTrainingArguments
-from .training.build import Start, build_model, find_start
-from .training.checks import check_streaming
-from .training.facts import gpu_names, training_facts
-from .training.sharded import load_whole
+from .training.callbacks.health import check_streaming
+from .training.fsdp import load_whole
+from .training.run_facts import gpu_names, training_facts
+from .training.start import Start, build_model, find_start
 from .training.trainer import TernaryTrainer
 
 __all__ = ["ARGUMENTS", "Run", "fit", "main", "save_model"]
@@ -100,7 +100,7 @@ def fit(
     The directory then holds model.safetensors and config.json (``timm.create_model(
     "local-dir:DIR", pretrained=True)`` loads it; a ternary model is packed), metrics.json with the
     accuracy of the model and of what is loaded back from the directory, training.json (see
-    training/facts.py) and history.json, the Trainer's log.
+    training/run_facts.py) and history.json, the Trainer's log.
 
     Raises:
         ValueError: The model, the data or a field do not fit together.

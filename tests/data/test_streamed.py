@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm_ternary.training.callbacks.progress.health import check_streaming
 from torch.utils.data import DataLoader
 from trainer_models import arguments, assert_same_state, losses, one_thread, small_net  # noqa: F401
 
@@ -21,7 +22,6 @@ from timm_ternary.data.datasets.lazy import LazyImages
 from timm_ternary.data.datasets.streamed import StreamedImages
 from timm_ternary.data.load import load_data
 from timm_ternary.data.sources.base import Stream
-from timm_ternary.training.checks import check_streaming
 from timm_ternary.training.trainer import TernaryTrainer
 
 NAMES = ["ape", "bee", "cow"]

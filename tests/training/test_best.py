@@ -21,8 +21,8 @@ from trainer_models import (
 from timm_ternary import train
 from timm_ternary.models import registry as ternary  # noqa: F401  (registers the models)
 from timm_ternary.nn.convert import pack_, quantizers_of
-from timm_ternary.training import monitor
-from timm_ternary.training.build import build_model, find_start
+from timm_ternary.training import metrics as monitor
+from timm_ternary.training.start import build_model, find_start
 
 EACH_STEP = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress
 
-from .. import tables
+from . import tables
 from .common import (
     Channels,
     Checkpoint,

@@ -64,7 +64,7 @@ class CardFacts:
         num_classes: Their number, or None.
         layers: The ternary ones.
         sizes: Bytes of the weights file in ``float`` and in each encoding.
-        training: Of training.json, see training/facts.py; empty without it.
+        training: Of training.json, see training/run_facts.py; empty without it.
         accuracies: Top-1, 0 to 1, of ``float``, ``ternary`` and ``reloaded``; those measured.
         figure: Whether weights.png is there.
         missing: Name of what is not stated, and why.

@@ -9,7 +9,7 @@ from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..errors.wording import unknown
-from .checks import check_ended, check_finite_model, check_share
+from .callbacks.health import check_ended, check_finite_model, check_share
 
 __all__ = ["CheckedTrainer"]
 

@@ -16,14 +16,14 @@ from transformers.trainer_pt_utils import LabelSmoother
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..data.datasets.streamed import StreamedImages
-from . import monitor
+from . import metrics as monitor
 from .arguments.trainer import TernaryTrainingArguments
-from .callbacks import ConsoleProgress, EarlyStopping, SetEpoch, SkipSeen
+from .callbacks.ema import EmaCallback
+from .callbacks.progress import ConsoleProgress, EarlyStopping, SetEpoch, SkipSeen
 from .checked_trainer import CheckedTrainer
-from .checkpointing import recomputed
 from .distill import TEACHER_LOGITS, Teacher, class_count, distillation_loss, load_teacher
-from .ema import EmaCallback
-from .mix import Mixer
+from .gradient_checkpointing import recomputed
+from .mixup import Mixer
 
 __all__ = ["ImageTrainer"]
 

@@ -16,9 +16,12 @@ from trainer_models import one_thread, small_net, trainer  # noqa: F401
 from timm_ternary import TernaryConfig, ternarize_
 from timm_ternary.nn.convert import quantizers_of
 from timm_ternary.nn.layers import quantizer_of
-from timm_ternary.training import projection
-from timm_ternary.training.projection import has_one_scale, projected
-from timm_ternary.training.thresholds import quantized_once, quantizer_parameters
+from timm_ternary.training.threshold_pass import projection
+from timm_ternary.training.threshold_pass.functional import (
+    quantized_once,
+    quantizer_parameters,
+)
+from timm_ternary.training.threshold_pass.projection import has_one_scale, projected
 
 
 def gradients(model: nn.Module, images: Tensor, project: bool) -> tuple[Tensor, list[Tensor]]:

@@ -14,7 +14,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from ..files import atomic_write
+from ...files import atomic_write
 
 __all__ = ["EMA_NAME", "EmaCallback"]
 

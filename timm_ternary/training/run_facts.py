@@ -28,7 +28,7 @@ from ..quantizers import resolve
 from ..version import __version__
 from .arguments.model import ModelArguments
 from .arguments.trainer import TernaryTrainingArguments
-from .build import Start
+from .start import Start
 
 __all__ = ["gpu_names", "training_facts"]
 

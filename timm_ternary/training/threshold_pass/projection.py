@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from ..nn.layers import quantizer_of
-from ..quantizers.base import Quantizer
+from ...nn.layers import quantizer_of
+from ...quantizers.base import Quantizer
 
 __all__ = ["has_one_scale", "projected"]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm_ternary.training.callbacks.progress.health import check_finite_model, check_share
 from torch import Tensor
 from torch.utils.data import IterableDataset
 from trainer_models import (
@@ -19,7 +20,6 @@ from trainer_models import (
 )
 from transformers import TrainerCallback
 
-from timm_ternary.training.checks import check_finite_model, check_share
 from timm_ternary.training.trainer import TernaryTrainer
 
 

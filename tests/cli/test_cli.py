@@ -181,7 +181,7 @@ def test_list(run: Run) -> None:
 def test_train_evaluate_predict_on_an_image_folder(
     run: Run, images: list[Path], tmp_path: Path
 ) -> None:
-    folder, recipes = images[0].parents[2], Path(__file__).parents[1] / "recipes" / "digits"
+    folder, recipes = images[0].parents[2], Path(__file__).parents[2] / "recipes" / "digits"
     short = ("--dataset", folder, "--num_train_epochs", 1, "--use_cpu", "true")
     words = ("--output_dir", tmp_path / "float", "--eval_strategy", "no", *short)
     assert run("train", recipes / "resnet8_float.yaml", *words)[0] == 0

@@ -21,7 +21,7 @@ from trainer_models import (
     trainer,
 )
 
-from timm_ternary.training.mix import Mixer
+from timm_ternary.training.mixup import Mixer
 
 
 def net(**options: Any) -> SmallNet:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..quantizers.base import Quantizer
+from ...quantizers.base import Quantizer
 
 __all__ = [
     "assign_gradients",

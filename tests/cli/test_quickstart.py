@@ -9,8 +9,8 @@ import timm
 import torch
 from PIL import Image
 
+from timm_ternary.cli.quickstart import quickstart
 from timm_ternary.nn.convert import ternary_layers
-from timm_ternary.quickstart import quickstart
 
 
 def test_quickstart(tmp_path: Path) -> None:

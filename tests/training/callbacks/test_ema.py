@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from timm_ternary.training.callbacks.progress.ema import EMA_NAME
 from torch import Tensor, nn
 from torch.nn import functional as F
 from trainer_models import (
@@ -22,7 +23,6 @@ from trainer_models import (
 from transformers import TrainerCallback
 
 from timm_ternary.nn.convert import quantizers_of
-from timm_ternary.training.ema import EMA_NAME
 from timm_ternary.training.trainer import TernaryTrainer
 
 METHODS = ("tga", "ttq")

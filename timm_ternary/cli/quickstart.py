@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch
 
-from .checkpoint.directory import load_packed
-from .checkpoint.weights_file import WEIGHTS_NAME
-from .files import FIGURE_NAME, METRICS_NAME, bundled, write_json
-from .nn.select import HOSTS
-from .nn.summary import summarize
-from .report import weight_histograms
-from .train import ARGUMENTS, Run, fit
-from .training.arguments.recipe import parse
+from ..checkpoint.directory import load_packed
+from ..checkpoint.weights_file import WEIGHTS_NAME
+from ..files import FIGURE_NAME, METRICS_NAME, bundled, write_json
+from ..nn.select import HOSTS
+from ..nn.summary import summarize
+from ..report import weight_histograms
+from ..train import ARGUMENTS, Run, fit
+from ..training.arguments.recipe import parse
 
 __all__ = ["QuickstartMetrics", "quickstart"]
 

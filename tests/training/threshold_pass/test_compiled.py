@@ -31,8 +31,8 @@ from timm_ternary.nn.convert import quantizers_of
 from timm_ternary.nn.layers import latent_weight, layer_code
 from timm_ternary.quantizers import names
 from timm_ternary.training import trainer as trainer_module
-from timm_ternary.training.fused import CompiledQuantizers
-from timm_ternary.training.thresholds import quantized_once
+from timm_ternary.training.threshold_pass.compiled import CompiledQuantizers
+from timm_ternary.training.threshold_pass.functional import quantized_once
 
 CASES = [
     "tga",

@@ -21,7 +21,7 @@ from trainer_models import CLASSES, Images, arguments, losses, one_thread, train
 from timm_ternary import quantizers
 from timm_ternary.config import TernaryConfig
 from timm_ternary.nn.convert import quantizers_of, ternarize_
-from timm_ternary.training.sharded import check_sharded, load_whole, whole
+from timm_ternary.training.fsdp import check_sharded, load_whole, whole
 from timm_ternary.training.trainer import TernaryTrainer
 
 METHODS = ("tga", "ttq", "twn")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import EvalPrediction
 
 from ..quantizers.base import Quantizer
-from .sharded import whole
+from .fsdp import whole
 
 __all__ = [
     "Accuracy",

@@ -17,7 +17,7 @@ from trainer_models import (
     trainer,
 )
 
-from timm_ternary.training.thresholds import random_part
+from timm_ternary.training.threshold_pass.functional import random_part
 from timm_ternary.training.trainer import TernaryTrainer
 
 

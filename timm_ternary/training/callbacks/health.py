@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from .sharded import whole
+from ..fsdp import whole
 
 __all__ = ["check_ended", "check_finite_model", "check_share", "check_streaming"]
 

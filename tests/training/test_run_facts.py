@@ -16,8 +16,8 @@ from timm_ternary.config import TernaryConfig
 from timm_ternary.data.arguments import DataArguments
 from timm_ternary.data.load import load_data
 from timm_ternary.files import sha256
-from timm_ternary.training.build import Start, find_start
-from timm_ternary.training.facts import training_facts
+from timm_ternary.training.run_facts import training_facts
+from timm_ternary.training.start import Start, find_start
 
 STATE = SimpleNamespace(global_step=7, epoch=2.0)
 DIGITS = load_data(DataArguments(dataset="digits", max_train_samples=8, max_eval_samples=4))

@@ -7,8 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from timm_ternary import tables
-from timm_ternary.cli import common
+from timm_ternary.cli import common, tables
 
 RESULT = {
     "path": "some/where/far/away/an_image_with_a_long_name.png",
