@@ -36,13 +36,10 @@ HEADINGS = [
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A float run and a ternary one that starts from it."""
     root = tmp_path_factory.mktemp("runs")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     train.main(recipe(root / "float", model="resnet8_cifar"))
     ternary = {"method": "ttq", "exclude": ["fc"], "options": {"t": 0.1}}
     start = {"checkpoint": str(root / "float" / "out"), "ternary": ternary}
     train.main(recipe(root / "ternary", model="resnet8_cifar_tern", **start))
-    torch.set_num_threads(threads)
     return root
 
 

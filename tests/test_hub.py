@@ -93,8 +93,6 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
             "HF_ENDPOINT": server.url,
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
-            # As here: sums in another order would differ in the last bit.
-            "OMP_NUM_THREADS": str(torch.get_num_threads()),
             "HERE": str(home),
             "WARM": str(home / "warm"),
             "FIRST": list(server.repositories[REPO].commits)[1],

@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file
 from trainer_models import (
     arguments,
-    one_thread,  # noqa: F401
     small_net,
     trainer,
 )

@@ -13,7 +13,6 @@ from torch.utils.data import IterableDataset
 from trainer_models import (
     Images,
     arguments,
-    one_thread,  # noqa: F401
     small_net,
     trainer,
 )

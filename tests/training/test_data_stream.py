@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
-from trainer_models import arguments, assert_same_state, losses, one_thread, small_net  # noqa: F401
+from trainer_models import arguments, assert_same_state, losses, small_net
 
 from timm_ternary.training.arguments import DataArguments
 from timm_ternary.training.checks import check_streaming

@@ -13,7 +13,7 @@ import timm
 import torch
 from hub_server import OWNER, Fault, Hub, hub_of_a_test  # noqa: F401
 from samples import outputs, trained
-from trainer_models import Images, one_thread  # noqa: F401
+from trainer_models import Images
 from transformers import AutoModelForImageClassification
 
 from timm_ternary import train, unpack_

@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 from torch import nn
-from trainer_models import Images, arguments, one_thread, small_net, trainer  # noqa: F401
+from trainer_models import Images, arguments, small_net, trainer
 
 from timm_ternary.convert import quantizers_of, ternarize_
 from timm_ternary.training.optim import (
