@@ -1,4 +1,7 @@
-"""Every shipped recipe trains: two steps on generated images, from its own kind of start."""
+"""Every shipped recipe builds; one of each method and kind of start trains two steps.
+
+From its own kind of start, on generated images; with ``-m slow``, the others train as well.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,15 @@ import timm
 import torch
 from PIL import Image
 from timm.models._registry import split_model_name_tag
-from timm_ternary.training.arguments.model.recipe import load_yaml
 
 from timm_ternary import train
-from timm_ternary.checkpoint.directory import load_packed, save_float
+from timm_ternary.checkpoint import load_packed, save_float
 from timm_ternary.config import TernaryConfig
+from timm_ternary.data.load import load_data
 from timm_ternary.nn.convert import config_of, quantizers_of, ternary_layers
+from timm_ternary.training.arguments.recipe import load_yaml
+from timm_ternary.training.start import build_model
+from timm_ternary.training.trainer import TernaryTrainer
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 ALL = sorted(p for p in RECIPES.rglob("*.yaml") if p.parent.name != "accelerate")
@@ -56,14 +62,35 @@ def _published(name: str) -> None:
     assert cfg is not None and cfg.has_weights, f"no weights are published for {name}"
 
 
-@pytest.mark.parametrize("path", ALL, ids=lambda p: f"{p.parent.name}/{p.stem}")
-def test_every_recipe_trains_two_steps(path: Path, folder: Path, tmp_path: Path) -> None:
+def _pair(path: Path) -> tuple[str | None, tuple[str, ...]]:
+    """The method, and what the run starts from."""
     recipe = load_yaml(path)
-    name = split_model_name_tag(recipe["model"])[0]
+    starts = tuple(key for key in ("checkpoint", "pretrained", "teacher") if recipe.get(key))
+    ternary = recipe.get("ternary")
+    return ternary if ternary is None else TernaryConfig.of(ternary).method, starts
+
+
+def _name(path: Path) -> str:
+    return split_model_name_tag(load_yaml(path)["model"])[0]
+
+
+# The first of each pair, and those of large images last.
+FIRST = {_pair(path): path for path in sorted(ALL, key=lambda p: (_name(p) in PIXELS, p))[::-1]}
+OTHERS = [path for path in ALL if path not in FIRST.values()]
+
+
+def _id(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+def _parse(path: Path, folder: Path, output: Path) -> tuple[Any, ...]:
+    """The recipe's arguments for two steps on the images in `folder`, which write to `output`."""
+    recipe = load_yaml(path)
+    name = _name(path)
     words: dict[str, Any] = {
         "dataset": folder,
         "image_size": PIXELS.get(name, 32),
-        "output_dir": tmp_path / "out",
+        "output_dir": output,
         "per_device_train_batch_size": 4,
         "per_device_eval_batch_size": 2,
         "dataloader_num_workers": 0,
@@ -84,16 +111,45 @@ def test_every_recipe_trains_two_steps(path: Path, folder: Path, tmp_path: Path)
         _published(recipe["teacher"])
         words["teacher"] = _float("resnet20_cifar", folder.parent)
     arguments = [word for key, value in words.items() for word in (f"--{key}", str(value))]
-    run = train.fit(*train.parse([str(path), *arguments], *train.ARGUMENTS))
+    return train.parse([str(path), *arguments], *train.ARGUMENTS)
 
-    assert run.metrics["train_loss"] > 0 and 0 <= run.metrics["eval_accuracy"] <= 1
-    assert run.metrics["epoch"] == 1.0
-    if "ternary" not in recipe:
-        assert config_of(run.model) is None
+
+def _check_layers(model: torch.nn.Module, path: Path) -> None:
+    """`model` is ternary as the recipe says."""
+    ternary = load_yaml(path).get("ternary")
+    if ternary is None:
+        assert config_of(model) is None
         return
-    asked = TernaryConfig.of(recipe["ternary"])
-    model = load_packed(tmp_path / "out")
+    asked = TernaryConfig.of(ternary)
     assert config_of(model) == asked
-    assert ternary_layers(model).keys() == quantizers_of(run.model).keys()
     layers = sum(isinstance(m, (torch.nn.Conv2d, torch.nn.Linear)) for m in model.modules())
     assert len(ternary_layers(model)) == layers - len(asked.exclude)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, id=_id(p), marks=[pytest.mark.slow] * (p in OTHERS)) for p in ALL],
+)
+def test_every_recipe_trains_two_steps(path: Path, folder: Path, tmp_path: Path) -> None:
+    run = train.fit(*_parse(path, folder, tmp_path / "out"))
+    assert run.metrics["train_loss"] > 0 and 0 <= run.metrics["eval_accuracy"] <= 1
+    assert run.metrics["epoch"] == 1.0
+    if _pair(path)[0] is None:
+        _check_layers(run.model, path)
+        return
+    model = load_packed(tmp_path / "out")
+    _check_layers(model, path)
+    assert ternary_layers(model).keys() == quantizers_of(run.model).keys()
+
+
+@pytest.mark.parametrize("path", OTHERS, ids=_id)
+def test_every_other_recipe_builds(path: Path, folder: Path, tmp_path: Path) -> None:
+    """The model, and the Trainer with its optimizers and schedule."""
+    model_args, data_args, args = _parse(path, folder, tmp_path / "out")
+    model = build_model(model_args, num_classes=CLASSES, in_chans=3)
+    _check_layers(model, path)
+    data = load_data(data_args)
+    run = TernaryTrainer(model, args, train_dataset=data.train, data_collator=data.data_collator)
+    run.create_optimizer_and_scheduler(args.max_steps)
+    trained = {id(p) for group in run.optimizer.param_groups for p in group["params"]}
+    assert trained == {id(p) for p in model.parameters()}

@@ -26,7 +26,7 @@ from .checkpoint.weights_file import check_digests, is_packed_file
 from .config import TernaryConfig
 from .errors.wording import unknown
 from .models import register_ternary
-from .models.registry import SKELETON_ENCODINGS, SUFFIX
+from .models.ternary import SKELETON_ENCODINGS, SUFFIX
 from .nn.convert import config_of, install_, is_packed, pack_, ternary_layers
 from .nn.layers import PackedWeight, make_plain
 from .nn.timm_wrapper import QUANT_METHOD, describe, quantization_dict

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
-import torch
 from torch.utils.data import DataLoader
 
 from timm_ternary.data.datasets.in_memory import InMemoryImages, collate
@@ -16,16 +13,7 @@ REQUIRED = 25_000
 """Images of 32x32x3 a second, augmented, in batches of 128, on one core."""
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.benchmark
-@pytest.mark.usefixtures("one_thread")
 def test_in_memory_images_per_second(benchmark) -> None:  # type: ignore[no-untyped-def]
     images = np.random.default_rng(0).integers(0, 256, (COUNT, 3, 32, 32), dtype=np.uint8)
     dataset = InMemoryImages(

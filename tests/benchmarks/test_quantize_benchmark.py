@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -25,14 +25,6 @@ from timm_ternary.training.threshold_pass.compiled import CompiledQuantizers
 from timm_ternary.training.threshold_pass.functional import quantized_once
 
 ROUNDS = 15
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def milliseconds(run: Callable[[], None]) -> float:

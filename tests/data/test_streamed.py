@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from timm_ternary.training.callbacks.progress.health import check_streaming
+from streams import numbered
 from torch.utils.data import DataLoader
-from trainer_models import arguments, assert_same_state, losses, one_thread, small_net  # noqa: F401
+from trainer_models import arguments, assert_same_state, losses, small_net
 
 from timm_ternary.data.arguments import DataArguments
 from timm_ternary.data.datasets.in_memory import collate
@@ -22,6 +22,7 @@ from timm_ternary.data.datasets.lazy import LazyImages
 from timm_ternary.data.datasets.streamed import StreamedImages
 from timm_ternary.data.load import load_data
 from timm_ternary.data.sources.base import Stream
+from timm_ternary.training.callbacks.health import check_streaming
 from timm_ternary.training.trainer import TernaryTrainer
 
 NAMES = ["ape", "bee", "cow"]
@@ -33,21 +34,6 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     # datasets 5 waits for 5 s after each shuffled pass over several parquet files.
     monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0, raising=False)
-
-
-def numbered(count: int = 13, **options: Any) -> StreamedImages:
-    """Image i is of grey level i, in the order i, i + pass, ...; the transform adds noise."""
-
-    def rows(number: int | None) -> Iterator[Any]:
-        order = np.roll(np.arange(count), -(number or 0))
-        for i in order.tolist():
-            yield (lambda i=i: Image.new("L", (1, 1), i)), i % 3
-
-    def transform(image: Image.Image) -> torch.Tensor:
-        return torch.full((1, 1, 1), float(image.getpixel((0, 0)))) + torch.rand(1, 1, 1) / 2
-
-    stream = Stream("train", rows)
-    return StreamedImages(stream, transform, mode="L", input_size=(1, 1, 1), **options)
 
 
 def levels(batches: Any) -> list[int]:

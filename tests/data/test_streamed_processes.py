@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_streamed import numbered
+from streams import numbered
 from torch import Tensor, nn
 from trainer_models import arguments
 
@@ -75,7 +75,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[int, Any]]:
     """What each of two processes found, by the number of images."""
     output = tmp_path_factory.mktemp("two")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run([*torchrun, __file__, str(output)], env=environment, check=True, timeout=300)
     return [torch.load(output / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
@@ -95,5 +95,4 @@ def test_two_processes_see_every_image_once(ranks: list[dict[int, Any]], count: 
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     _child(Path(sys.argv[1]))

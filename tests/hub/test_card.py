@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 import timm
 import torch
+from command_line import Run
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
+from recipe_files import recipe
 from samples import edit_config, trained
-from test_cli import Run, run  # noqa: F401  (a fixture)
-from test_train import recipe
-from timm_ternary.training.arguments.model.recipe import load_yaml
 from transformers import AutoModelForImageClassification
 
 from timm_ternary import train
@@ -26,6 +25,7 @@ from timm_ternary.files import bundled
 from timm_ternary.hub.card import card_text, write_card
 from timm_ternary.nn.summary import summarize
 from timm_ternary.packing import encodings
+from timm_ternary.training.arguments.recipe import load_yaml
 
 HEADINGS = [
     *("How to load", "Model", "Data", "Accuracy", "Size", "Zeros", "Training", "Licence"),
@@ -37,13 +37,10 @@ HEADINGS = [
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A float run and a ternary one that starts from it."""
     root = tmp_path_factory.mktemp("runs")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     train.main(recipe(root / "float", model="resnet8_cifar"))
     ternary = {"method": "ttq", "exclude": ["fc"], "options": {"t": 0.1}}
     start = {"checkpoint": str(root / "float" / "out"), "ternary": ternary}
     train.main(recipe(root / "ternary", model="resnet8_cifar_tern", **start))
-    torch.set_num_threads(threads)
     return root
 
 
@@ -158,7 +155,7 @@ def test_names_of_the_hub_are_metadata(packed: Path) -> None:
 
 def test_the_command_and_the_snippets_do_what_they_say(
     packed: Path,
-    run: Run,  # noqa: F811
+    run: Run,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     text = card_text(packed)
@@ -305,7 +302,7 @@ def test_a_missing_zstandard_is_a_reason(packed: Path, monkeypatch: pytest.Monke
     assert "- size in zstd: encoding 'zstd' needs a library" in unstated(text)
 
 
-def test_write_card_replaces_and_the_command_line(packed: Path, run: Run) -> None:  # noqa: F811
+def test_write_card_replaces_and_the_command_line(packed: Path, run: Run) -> None:
     path = write_card(packed, "user/name")
     assert path == packed / "README.md"
     assert path.read_text() == card_text(packed, repo_id="user/name")
@@ -314,7 +311,7 @@ def test_write_card_replaces_and_the_command_line(packed: Path, run: Run) -> Non
     assert path.read_text() == card_text(packed, license="mit")
 
 
-def test_mistakes_end_in_one_line(packed: Path, runs: Path, tmp_path: Path, run: Run) -> None:  # noqa: F811
+def test_mistakes_end_in_one_line(packed: Path, runs: Path, tmp_path: Path, run: Run) -> None:
     for directory, words in (
         (tmp_path, "no such file"),
         (runs / "float" / "out", "only packed models have a card"),

@@ -15,7 +15,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from hub_server import OWNER, TOKEN, Fault, Hub, connect, hub_of_a_test, serve  # noqa: F401
+from hub_server import OWNER, Fault, Hub, connect, serve
 from huggingface_hub import constants
 from PIL import Image
 from samples import image, outputs, trained
@@ -94,8 +94,6 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
             "HF_ENDPOINT": server.url,
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
-            # As here: sums in another order would differ in the last bit.
-            "OMP_NUM_THREADS": str(torch.get_num_threads()),
             "HERE": str(home),
             "WARM": str(home / "warm"),
             "FIRST": list(server.repositories[REPO].commits)[1],

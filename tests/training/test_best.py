@@ -10,18 +10,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from timm_ternary.training.arguments.model.recipe import parse
 from trainer_models import (
     arguments,
-    one_thread,  # noqa: F401
     small_net,
     trainer,
 )
 
 from timm_ternary import train
-from timm_ternary.models import registry as ternary  # noqa: F401  (registers the models)
+from timm_ternary.models import ternary as ternary
 from timm_ternary.nn.convert import pack_, quantizers_of
 from timm_ternary.training import metrics as monitor
+from timm_ternary.training.arguments.recipe import parse
 from timm_ternary.training.start import build_model, find_start
 
 EACH_STEP = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}

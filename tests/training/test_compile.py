@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch._dynamo.backends import registry
-from trainer_models import losses, one_thread, small_net, trainer  # noqa: F401
+from trainer_models import losses, small_net, trainer
 
 
 class _Counting:

@@ -16,7 +16,7 @@ from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.tensor import DTensor
-from trainer_models import CLASSES, Images, arguments, losses, one_thread, trainer  # noqa: F401
+from trainer_models import CLASSES, Images, arguments, losses, trainer
 
 from timm_ternary import quantizers
 from timm_ternary.config import TernaryConfig
@@ -95,7 +95,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes found, by method."""
     output = tmp_path_factory.mktemp("two")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run([*torchrun, __file__, str(output)], env=environment, check=True, timeout=300)
     found = [torch.load(output / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     for method in METHODS:
@@ -177,5 +177,4 @@ def _child(output: Path) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     _child(Path(sys.argv[1]))

@@ -13,7 +13,6 @@ from trainer_models import (
     CLASSES,
     SmallNet,
     losses,
-    one_thread,  # noqa: F401
     trainer,
 )
 from transformers import TimmWrapperConfig, TimmWrapperForImageClassification

@@ -13,7 +13,7 @@ import torch
 import transformers
 from packaging.version import Version
 from torch import nn
-from trainer_models import CLASSES, losses, one_thread, small_net, trainer  # noqa: F401
+from trainer_models import CLASSES, losses, small_net, trainer
 
 pytestmark = pytest.mark.multi_process
 
@@ -53,7 +53,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes found, by method."""
     output = tmp_path_factory.mktemp("two")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run([*torchrun, __file__, str(output)], env=environment, check=True, timeout=300)
     return [torch.load(output / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
@@ -96,5 +96,4 @@ def _child(output: Path) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     _child(Path(sys.argv[1]))

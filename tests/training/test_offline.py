@@ -9,7 +9,7 @@ from typing import Any
 
 import huggingface_hub.constants
 import pytest
-from trainer_models import one_thread, trainer  # noqa: F401
+from trainer_models import trainer
 
 from timm_ternary import train
 

@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 from torch import nn
-from trainer_models import Images, arguments, one_thread, small_net, trainer  # noqa: F401
+from trainer_models import Images, arguments, small_net, trainer
 
 from timm_ternary.nn.convert import quantizers_of, ternarize_
 from timm_ternary.training.optim import (
@@ -238,8 +238,9 @@ def test_a_joint_method_refuses_what_only_alternating_can_do(tmp_path: Path) -> 
 
 
 def test_arguments_parse_from_a_command_line() -> None:
-    from timm_ternary.training.arguments.model.trainer import TernaryTrainingArguments
     from transformers import HfArgumentParser
+
+    from timm_ternary.training.arguments.trainer import TernaryTrainingArguments
 
     line = (
         "--output_dir out --use_cpu --optimizer sgd --momentum 0.9 --nesterov "

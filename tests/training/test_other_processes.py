@@ -13,7 +13,7 @@ import torch
 import transformers
 from packaging.version import Version
 from torch import nn
-from trainer_models import losses, one_thread, small_net, trainer  # noqa: F401
+from trainer_models import losses, small_net, trainer
 
 pytestmark = [
     pytest.mark.multi_process,
@@ -50,7 +50,7 @@ def _in_two_processes(output: Path, start: Path | None = None) -> list[dict[str,
     output.mkdir(exist_ok=True)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     words = [str(output), *([] if start is None else [str(start)])]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run([*torchrun, __file__, *words], env=environment, check=True, timeout=300)
     return [torch.load(output / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
@@ -85,5 +85,4 @@ def _child(output: Path, start: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     _child(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None)

@@ -11,7 +11,6 @@ from trainer_models import (
     Images,
     arguments,
     assert_same_state,
-    one_thread,  # noqa: F401
     small_net,
     trainer,
 )

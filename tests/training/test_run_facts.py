@@ -9,13 +9,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from timm_ternary.training.arguments.model.model import ModelArguments
-from timm_ternary.training.arguments.model.trainer import TernaryTrainingArguments
 
 from timm_ternary.config import TernaryConfig
 from timm_ternary.data.arguments import DataArguments
 from timm_ternary.data.load import load_data
 from timm_ternary.files import sha256
+from timm_ternary.training.arguments.model import ModelArguments
+from timm_ternary.training.arguments.trainer import TernaryTrainingArguments
 from timm_ternary.training.run_facts import training_facts
 from timm_ternary.training.start import Start, find_start
 

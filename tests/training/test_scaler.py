@@ -14,7 +14,6 @@ from trainer_models import (
     arguments,
     assert_same_state,
     losses,
-    one_thread,  # noqa: F401
     small_net,
 )
 from transformers import TrainerCallback

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trainer_models import one_thread, trainer  # noqa: F401
+from trainer_models import trainer
 
 EACH_STEP = {"num_train_epochs": 1, "eval_strategy": "steps", "eval_steps": 5}
 EXPECTED = {

@@ -1,7 +1,7 @@
 """Models: float bases that timm lacks, and the ternary twin of every name."""
 
 from . import alexnet, resnet_cifar
-from .registry import register_all, register_ternary
+from .ternary import register_all, register_ternary
 
 __all__ = ["alexnet", "register_all", "register_ternary", "resnet_cifar"]
 

@@ -19,7 +19,7 @@ from ..checkpoint.weights_file import WEIGHTS_NAME, read_weights
 from ..errors.hub import HTTPError, explain
 from ..errors.wording import flat, unknown
 from ..models.names import check_name
-from ..models.registry import SUFFIX
+from ..models.ternary import SUFFIX
 from .arguments.model import ModelArguments
 
 __all__ = ["Start", "build_model", "find_start"]

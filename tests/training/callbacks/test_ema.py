@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from timm_ternary.training.callbacks.progress.ema import EMA_NAME
 from torch import Tensor, nn
 from torch.nn import functional as F
 from trainer_models import (
@@ -16,13 +15,13 @@ from trainer_models import (
     arguments,
     assert_same_state,
     losses,
-    one_thread,  # noqa: F401
     small_net,
     trainer,
 )
 from transformers import TrainerCallback
 
 from timm_ternary.nn.convert import quantizers_of
+from timm_ternary.training.callbacks.ema import EMA_NAME
 from timm_ternary.training.trainer import TernaryTrainer
 
 METHODS = ("tga", "ttq")

@@ -8,18 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from timm_ternary.training.callbacks.progress.health import check_finite_model, check_share
 from torch import Tensor
 from torch.utils.data import IterableDataset
 from trainer_models import (
     Images,
     arguments,
-    one_thread,  # noqa: F401
     small_net,
     trainer,
 )
 from transformers import TrainerCallback
 
+from timm_ternary.training.callbacks.health import check_finite_model, check_share
 from timm_ternary.training.trainer import TernaryTrainer
 
 

@@ -6,20 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from timm_ternary.training.callbacks.progress.soft_start import soft_temperature_at
 from torch.utils.data import IterableDataset
 from trainer_models import (
     Images,
     arguments,
     assert_same_state,
     losses,
-    one_thread,  # noqa: F401
     small_net,
     trainer,
 )
 
 from timm_ternary.nn.convert import quantizers_of
 from timm_ternary.nn.layers import latent_weight
+from timm_ternary.training.callbacks.soft_start import soft_temperature_at
 
 SOFT = {"soft_epochs": 1.0, "soft_temperature": [2.0, 32.0]}
 TWO_BASES = {"method": "tga", "options": {"init_factor": [0.05, 0.2]}}

@@ -12,7 +12,6 @@ from trainer_models import (
     arguments,
     assert_same_state,
     losses,
-    one_thread,  # noqa: F401
     small_net,
     trainer,
 )

@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from trainer_models import one_thread, small_net, trainer  # noqa: F401
+from trainer_models import small_net, trainer
 
 from timm_ternary import TernaryConfig, ternarize_
 from timm_ternary.nn.convert import quantizers_of

@@ -7,55 +7,23 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+from recipe_files import recipe
 from safetensors import safe_open
 from safetensors.torch import load_file
-from timm_ternary.training.arguments.model.model import ModelArguments
 from transformers import TrainerCallback
 
 import timm_ternary
 from timm_ternary import train
 from timm_ternary.data.arguments import DataArguments
 from timm_ternary.data.load import load_data
+from timm_ternary.training.arguments.model import ModelArguments
 from timm_ternary.training.start import build_model, find_start
-
-FAST = {
-    "dataset": "digits",
-    "max_train_samples": 128,
-    "max_eval_samples": 64,
-    "padding": 1,
-    "per_device_train_batch_size": 32,
-    "per_device_eval_batch_size": 64,
-    "max_steps": 3,
-    "optimizer": "sgd",
-    "learning_rate": 0.02,
-    "disable_tqdm": True,
-    "use_cpu": True,
-    "save_strategy": "no",
-}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Images of 8 x 8 pixels are slower with more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def recipe(path: Path, **values: Any) -> list[str]:
-    """The words of a command line: a recipe (JSON is YAML), which writes to `path`/out."""
-    path.mkdir(exist_ok=True)
-    content = FAST | {"output_dir": str(path / "out")} | values
-    (path / "recipe.yaml").write_text(json.dumps(content))
-    return [str(path / "recipe.yaml")]
 
 
 @pytest.fixture(scope="module")
@@ -380,7 +348,7 @@ def test_an_interrupt_ends_in_one_line(
 
 @pytest.mark.multi_process
 def test_two_processes_share_the_batches(tmp_path: Path) -> None:
-    launch = Path(__file__).parents[1] / "recipes" / "accelerate" / "cpu_two_processes.yaml"
+    launch = Path(__file__).parents[2] / "recipes" / "accelerate" / "cpu_two_processes.yaml"
     # Without use_cpu, as in the bundled recipes: the launcher does not pass its own on.
     options = {"max_steps": -1, "num_train_epochs": 2, "use_cpu": False}
     words = recipe(tmp_path, model="resnet8_cifar_tern", **options)
@@ -390,7 +358,7 @@ def test_two_processes_share_the_batches(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         timeout=600,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
     )
     assert run.returncode == 0, run.stderr[-2000:]
     # 128 images, 32 a process: two steps an epoch, where one process would take four.

@@ -11,13 +11,13 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from hub_server import OWNER, Fault, Hub, hub_of_a_test  # noqa: F401
+from hub_server import OWNER, Fault, Hub
 from samples import outputs, trained
-from timm_ternary.training.arguments.model.trainer import TernaryTrainingArguments
-from trainer_models import Images, one_thread  # noqa: F401
+from trainer_models import Images
 from transformers import AutoModelForImageClassification
 
 from timm_ternary import train, unpack_
+from timm_ternary.training.arguments.trainer import TernaryTrainingArguments
 from timm_ternary.training.trainer import TernaryTrainer
 
 pytestmark = pytest.mark.hub

@@ -12,7 +12,6 @@ import datasets
 import numpy as np
 import pytest
 import timm
-import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -28,14 +27,10 @@ COUNTS = {"train": 8, "test": 3}
 
 
 @pytest.fixture(autouse=True)
-def _quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0, raising=False)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def photographs(split: str) -> Iterator[tuple[int, bytes]]:

@@ -33,7 +33,8 @@ SKELETON_ENCODINGS = {"2bit"}
 """Encodings that transformers loads from files; timm_ternary.hf adds those that it decodes."""
 
 _logger = logging.getLogger(__name__)
-# timm's register_model looks here for the pretrained configurations of this module's models.
+# timm files the names under the last part of this module's name, and users list them by it
+# (timm.list_models(module="ternary")); its register_model looks here for their pretrained_cfgs.
 default_cfgs: dict[str, DefaultCfg] = {}
 _SOURCE_KEYS = ("url", "file", "hf_hub_id", "hf_hub_filename", "source", "state_dict")
 

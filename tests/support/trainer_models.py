@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
-from timm_ternary.training.arguments.model.trainer import TernaryTrainingArguments
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -16,18 +13,10 @@ from transformers import Trainer
 
 from timm_ternary.config import TernaryConfig
 from timm_ternary.nn.convert import ternarize_
+from timm_ternary.training.arguments.trainer import TernaryTrainingArguments
 from timm_ternary.training.trainer import TernaryTrainer
 
 CLASSES = 3
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Images of 8 x 8 pixels are slower with more (four times, on two busy cores)."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class SmallNet(nn.Module):
