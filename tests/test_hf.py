@@ -50,7 +50,7 @@ from timm_ternary.checkpoint.weights_file import (
 )
 from timm_ternary.hf import TernaryQuantizationConfig
 from timm_ternary.nn.convert import is_packed, ternary_layers
-from timm_ternary.nn.layers import layer_code
+from timm_ternary.nn.forms import layer_code
 from timm_ternary.packing.encodings import ENCODINGS
 from timm_ternary.training import TernaryTrainer, TernaryTrainingArguments
 

@@ -28,7 +28,8 @@ from .errors.wording import unknown
 from .models import register_ternary
 from .models.ternary import SKELETON_ENCODINGS, SUFFIX
 from .nn.convert import config_of, install_, is_packed, pack_, ternary_layers
-from .nn.layers import PackedWeight, make_plain
+from .nn.forms import make_plain
+from .nn.packed import PackedWeight
 from .nn.timm_wrapper import QUANT_METHOD, describe, quantization_dict
 from .packing.tensors import code_from_tensors
 

@@ -25,7 +25,7 @@ from timm_ternary.checkpoint.weights_file import (
     read_weights,
 )
 from timm_ternary.nn.convert import is_packed, ternary_layers
-from timm_ternary.nn.layers import layer_code
+from timm_ternary.nn.forms import layer_code
 
 
 @pytest.fixture(scope="module")

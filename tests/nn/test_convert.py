@@ -25,7 +25,7 @@ from timm_ternary.nn.convert import (
     ternary_layers,
     unpack_,
 )
-from timm_ternary.nn.layers import layer_code
+from timm_ternary.nn.forms import layer_code
 
 
 def net() -> nn.Sequential:

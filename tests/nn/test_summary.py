@@ -15,7 +15,7 @@ import timm_ternary
 from timm_ternary.checkpoint.directory import save_packed
 from timm_ternary.checkpoint.weights_file import WEIGHTS_NAME
 from timm_ternary.nn.convert import ternary_layers
-from timm_ternary.nn.layers import layer_code
+from timm_ternary.nn.forms import layer_code
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from timm_ternary import pack_, ternarize_
 from timm_ternary.code import TernaryCode
 from timm_ternary.nn.convert import float_state, ternary_layers
-from timm_ternary.nn.layers import latent_weight, layer_code
+from timm_ternary.nn.forms import layer_code
+from timm_ternary.nn.trainable import latent_weight
 from timm_ternary.onnx import export
 from timm_ternary.onnx.export import TOLERANCE, WEIGHTS, check_request, export_onnx
 from timm_ternary.onnx.weights import insert_codes

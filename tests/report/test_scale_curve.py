@@ -10,7 +10,8 @@ from torch import nn
 
 from timm_ternary import quantizers, ternarize_
 from timm_ternary.nn.convert import quantizers_of
-from timm_ternary.nn.layers import latent_weight, layer_code
+from timm_ternary.nn.forms import layer_code
+from timm_ternary.nn.trainable import latent_weight
 from timm_ternary.report import scale_curve
 
 

@@ -15,7 +15,7 @@ from ..checkpoint.directory import CONFIG_NAME, load_packed
 from ..checkpoint.weights_file import WEIGHTS_NAME, read_weights
 from ..models.names import load_model
 from ..nn.convert import quantizers_of, ternary_layers
-from ..nn.layers import layer_code
+from ..nn.forms import layer_code
 from ..nn.timm_wrapper import quantization_dict
 
 __all__ = ["check_loads", "check_same"]

@@ -12,17 +12,11 @@ from .. import quantizers
 from ..code import TernaryCode
 from ..config import TernaryConfig
 from ..quantizers import Quantizer
-from .layers import (
-    PackedWeight,
-    latent_weight,
-    layer_code,
-    make_packed,
-    make_plain,
-    make_trainable,
-    quantizer_of,
-)
+from .forms import layer_code, make_packed, make_plain, make_trainable
+from .packed import PackedWeight
 from .select import select_layers
 from .timm_wrapper import describe
+from .trainable import latent_weight, quantizer_of
 
 __all__ = [
     "config_of",

@@ -11,7 +11,8 @@ from torch import nn
 from .. import packing, quantizers
 from ..packing.tensors import scale_tensor
 from .convert import config_of, float_state, ternary_layers
-from .layers import PackedWeight, layer_code
+from .forms import layer_code
+from .packed import PackedWeight
 
 __all__ = ["LayerSummary", "ModelSummary", "summarize"]
 

@@ -26,7 +26,7 @@ from ..errors.wording import flat, unknown
 from ..evaluation import label_names
 from ..files import atomic_write
 from ..nn.convert import checked_code, config_of, ternary_layers
-from ..nn.layers import make_plain
+from ..nn.forms import make_plain
 from ..version import __version__
 from .weights import fold_batch_norms, insert_codes
 

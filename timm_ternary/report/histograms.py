@@ -14,7 +14,9 @@ from torch import nn
 from ..code import TernaryCode
 from ..files import atomic_write
 from ..nn.convert import checked_code, ternary_layers
-from ..nn.layers import PackedWeight, latent_weight, layer_code
+from ..nn.forms import layer_code
+from ..nn.packed import PackedWeight
+from ..nn.trainable import latent_weight
 from .drawing import evenly, grid, png
 
 __all__ = [

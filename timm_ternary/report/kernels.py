@@ -9,7 +9,7 @@ from matplotlib.colors import ListedColormap
 from torch import Tensor, nn
 
 from ..nn.convert import ternary_layers
-from ..nn.layers import layer_code
+from ..nn.forms import layer_code
 from .drawing import evenly, grid
 
 __all__ = ["MOST_LAYERS", "TILES", "convolutions", "figure", "tiles"]

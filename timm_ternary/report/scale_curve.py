@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from ..nn.convert import quantizers_of
-from ..nn.layers import latent_weight
+from ..nn.trainable import latent_weight
 from ..quantizers.scale_curve import ScaleCurve
 from .drawing import evenly, grid
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..nn.layers import latent_weight
+from ..nn.trainable import latent_weight
 from . import fsdp as sharded
 from . import metrics as monitor
 from .callbacks.progress import RefreshQuantizers

@@ -17,7 +17,7 @@ from trainer_models import (
 )
 
 from timm_ternary.nn.convert import quantizers_of
-from timm_ternary.nn.layers import latent_weight
+from timm_ternary.nn.trainable import latent_weight
 from timm_ternary.training.callbacks.soft_start import soft_temperature_at
 
 SOFT = {"soft_epochs": 1.0, "soft_temperature": [2.0, 32.0]}

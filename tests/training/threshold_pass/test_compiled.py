@@ -27,7 +27,8 @@ from trainer_models import (
 from timm_ternary import pack_, ternarize_
 from timm_ternary.config import TernaryConfig
 from timm_ternary.nn.convert import quantizers_of
-from timm_ternary.nn.layers import latent_weight, layer_code
+from timm_ternary.nn.forms import layer_code
+from timm_ternary.nn.trainable import latent_weight
 from timm_ternary.quantizers import names
 from timm_ternary.training import trainer as trainer_module
 from timm_ternary.training.threshold_pass.compiled import CompiledQuantizers

@@ -15,7 +15,7 @@ from trainer_models import small_net, trainer
 
 from timm_ternary import TernaryConfig, ternarize_
 from timm_ternary.nn.convert import quantizers_of
-from timm_ternary.nn.layers import quantizer_of
+from timm_ternary.nn.trainable import quantizer_of
 from timm_ternary.training.threshold_pass import projection
 from timm_ternary.training.threshold_pass.functional import (
     quantized_once,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 from torch.nn.utils import parametrize
 
-from ...nn.layers import latent_weight, quantizer_of
+from ...nn.trainable import latent_weight, quantizer_of
 from ...quantizers.base import Quantizer
 from .functional import quantized_once
 

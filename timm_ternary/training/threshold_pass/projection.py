@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from ...nn.layers import quantizer_of
+from ...nn.trainable import quantizer_of
 from ...quantizers.base import Quantizer
 
 __all__ = ["has_one_scale", "projected"]

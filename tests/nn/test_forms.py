@@ -14,16 +14,9 @@ from timm.layers import Conv2dSame, ScaledStdConv2d, ScaledStdConv2dSame, StdCon
 from torch import Tensor, nn
 
 from timm_ternary import TernaryCode, TernaryConfig
-from timm_ternary.nn.layers import (
-    PackedConv2d,
-    PackedLinear,
-    PackedWeight,
-    layer_code,
-    make_packed,
-    make_plain,
-    make_trainable,
-    quantizer_of,
-)
+from timm_ternary.nn.forms import layer_code, make_packed, make_plain, make_trainable
+from timm_ternary.nn.packed import PackedConv2d, PackedLinear, PackedWeight
+from timm_ternary.nn.trainable import quantizer_of
 from timm_ternary.packing.encodings import ENCODINGS, encode
 from timm_ternary.packing.tensors import code_from_tensors, scale_tensor
 
