@@ -22,6 +22,7 @@ import timm_ternary
 from timm_ternary import train
 from timm_ternary.data.arguments import DataArguments
 from timm_ternary.data.load import load_data
+from timm_ternary.training import run
 from timm_ternary.training.arguments.model import ModelArguments
 from timm_ternary.training.start import build_model, find_start
 
@@ -114,7 +115,7 @@ def test_the_reloaded_accuracy_is_that_of_the_file(
                 model.fc.bias[answer] += 1e6
             timm_ternary.checkpoint.save_packed(model, directory)
 
-        monkeypatch.setattr(train, "save_model", save_another)
+        monkeypatch.setattr(run, "save_model", save_another)
         words = recipe(tmp_path, model="resnet8_cifar_tern", checkpoint=str(float_run))
         assert train.main(words)["reloaded_accuracy"] == float(shares[answer])
 
@@ -125,7 +126,7 @@ def test_nothing_is_lost_with_a_file_that_cannot_be_read_back(
     def fail(directory: Path) -> None:
         raise ValueError("damaged")
 
-    monkeypatch.setattr(train, "load_packed", fail)
+    monkeypatch.setattr(run, "load_packed", fail)
     with pytest.raises(SystemExit):
         train.main(recipe(tmp_path, model="resnet8_cifar_tern"))
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -145,12 +146,12 @@ class _Keep(TrainerCallback):
 def test_a_ternary_run_starts_from_it_and_reloads_exactly(
     float_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ternary: Any
 ) -> None:
-    class Trainer(train.TernaryTrainer):
+    class Trainer(run.TernaryTrainer):
         def __init__(self, **options: Any) -> None:
             options["callbacks"] = [_Keep()]
             super().__init__(**options)
 
-    monkeypatch.setattr(train, "TernaryTrainer", Trainer)
+    monkeypatch.setattr(run, "TernaryTrainer", Trainer)
     words = recipe(tmp_path, model="resnet8_cifar_tern", checkpoint=str(float_run), ternary=ternary)
     metrics = train.main([*words, "--max_steps", "2"])
     assert metrics["epoch"] == 0.5
@@ -219,7 +220,7 @@ def test_a_checkpoint_may_be_a_file_or_a_ternary_run(float_run: Path, tmp_path: 
     weights = load_file(float_run / "model.safetensors")
     assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
     ternary = timm_ternary.ternarize_(model, "twn").eval()
-    train.save_model(ternary, tmp_path / "packed")
+    run.save_model(ternary, tmp_path / "packed")
     again = build_model(
         ModelArguments(
             model="resnet8_cifar_tern", checkpoint=str(tmp_path / "packed"), ternary="twn"
@@ -329,7 +330,7 @@ def test_resume_passes_over_a_checkpoint_that_was_cut_off(tmp_path: Path) -> Non
     train.main(words)
     (tmp_path / "out" / "checkpoint-3" / "trainer_state.json").unlink()
     (tmp_path / "out" / "checkpoint-3" / "optimizer.pt").write_bytes(b"")
-    assert train._last_checkpoint(tmp_path / "out") == tmp_path / "out" / "checkpoint-2"
+    assert run._last_checkpoint(tmp_path / "out") == tmp_path / "out" / "checkpoint-2"
     assert train.main([*words, "--resume_from_checkpoint", "true"])["epoch"] == 0.75
 
 
@@ -339,7 +340,7 @@ def test_an_interrupt_ends_in_one_line(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train.TernaryTrainer, "training_step", interrupt)
+    monkeypatch.setattr(run.TernaryTrainer, "training_step", interrupt)
     with pytest.raises(SystemExit) as caught:
         train.main(recipe(tmp_path, model="resnet8_cifar"))
     assert caught.value.code == 130

@@ -16,8 +16,8 @@ from ..files import FIGURE_NAME, METRICS_NAME, bundled, write_json
 from ..nn.select import HOSTS
 from ..nn.summary import summarize
 from ..report import weight_histograms
-from ..train import ARGUMENTS, Run, fit
 from ..training.arguments.recipe import parse
+from ..training.run import ARGUMENTS, Run, fit
 
 __all__ = ["QuickstartMetrics", "quickstart"]
 

@@ -56,8 +56,8 @@ def train(context: typer.Context) -> None:
             raise ValueError(
                 f"--accelerate needs a file, e.g. recipes/accelerate/multi_gpu.yaml; got {got}"
             )
-        from ..train import ARGUMENTS
         from ..training.arguments.recipe import check
+        from ..training.run import ARGUMENTS
 
         file, rest = words[place + 1], [*words[:place], *words[place + 2 :]]
         check(rest, *ARGUMENTS)  # here, in one line, rather than in every process

@@ -15,8 +15,8 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from timm_ternary.config import TernaryConfig
 from timm_ternary.quantizers import check
-from timm_ternary.train import ARGUMENTS
 from timm_ternary.training.arguments.recipe import describe, load_yaml, parse
+from timm_ternary.training.run import ARGUMENTS
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 TRAINING = sorted(p for p in RECIPES.rglob("*.yaml") if p.parent.name != "accelerate")

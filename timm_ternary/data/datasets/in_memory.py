@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .shared_epoch import SharedEpoch
+from .seeding import SharedEpoch
 
 __all__ = ["InMemoryImages", "collate", "draw"]
 

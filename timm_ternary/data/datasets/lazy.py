@@ -11,8 +11,7 @@ from torch.utils.data import Dataset
 
 from ..images import to_mode
 from ..sources.base import Split
-from .seeding import seeded
-from .shared_epoch import SharedEpoch
+from .seeding import SharedEpoch, seeded
 
 __all__ = ["LazyImages"]
 

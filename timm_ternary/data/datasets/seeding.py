@@ -1,4 +1,4 @@
-"""Random numbers of a transform as a function of what is transformed, not of what came before."""
+"""What random transforms depend on: the seed, the pass over the data, and the image alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-__all__ = ["seeded"]
+__all__ = ["SharedEpoch", "seeded"]
 
 
 @contextlib.contextmanager
@@ -27,3 +27,20 @@ def seeded(*key: int) -> Iterator[None]:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
+
+
+class SharedEpoch:
+    """For a data set whose random numbers depend on the epoch: 0 until `set_epoch` is called."""
+
+    def __init__(self) -> None:
+        # Shared, so that it reaches the loader's workers where they outlive an epoch.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        """The pass over the data that is set."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which pass over the data comes next, counted from 0."""
+        self._epoch.fill_(epoch)

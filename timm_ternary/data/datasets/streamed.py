@@ -12,8 +12,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ..images import to_mode
 from ..sources.base import Stream
-from .seeding import seeded
-from .shared_epoch import SharedEpoch
+from .seeding import SharedEpoch, seeded
 
 __all__ = ["StreamedImages"]
 
