@@ -25,7 +25,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .. import packing, quantizers
+from .. import packing
 from ..code import TernaryCode
 from ..config import TernaryConfig
 from ..errors.wording import flat
@@ -93,11 +93,10 @@ def packed_tensors(
         tensors: Everything else, by timm's names; contiguous, on the CPU.
         config, encoding, architecture: For the metadata.
     """
-    rows = quantizers.get(config.method).scale_rows
     held = dict(tensors)
     for name, code in codes.items():
         held[f"{name}.weight_packed"] = packing.encode_smallest(code.codes.flatten(1), encoding)
-        held[f"{name}.weight_scale"] = scale_tensor(code, rows).float().contiguous()
+        held[f"{name}.weight_scale"] = scale_tensor(code).float().contiguous()
     header = json.dumps(
         {
             "version": VERSION,
