@@ -23,6 +23,12 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from . import packing, quantizers
 from .checkpoint.directory import packed_parts
 from .checkpoint.weights_file import check_digests, is_packed_file
+from .compat.transformers import (
+    is_loaded,
+    keeping_renamings,
+    mark_loaded,
+    overridable_when_loading,
+)
 from .config import TernaryConfig
 from .errors.wording import unknown
 from .models import register_ternary
@@ -88,7 +94,7 @@ class TernaryQuantizationConfig(QuantizationConfigMixin):
 
 
 # Else transformers ignores `dequantize` where a directory has a configuration of its own.
-auto.LOADING_ATTRIBUTES_CONFIG_TYPES += (TernaryQuantizationConfig,)
+overridable_when_loading(TernaryQuantizationConfig)
 SKELETON_ENCODINGS.update(packing.ENCODINGS)
 
 
@@ -131,7 +137,7 @@ class TernaryHfQuantizer(HfQuantizer):
         layer: Any
         for layer in ternary_layers(model).values():
             # Else transformers asks for the weight, to initialize it, before the codes are decoded.
-            layer._is_hf_initialized = True
+            mark_loaded(layer)
         self.dtype = model.dtype
         return model
 
@@ -164,15 +170,9 @@ class TernaryHfQuantizer(HfQuantizer):
         model.config.quantization_config = self.quantization_config
 
     def remove_quantization_config(self, model: Any) -> None:
-        """As transformers'; how the names in the file differ from the model's stays known.
-
-        transformers 5.24 forgets it with the rest, and ``save_pretrained`` would then write
-        ``timm_model.`` in front of every name, which timm cannot load.
-        """
-        renamings = vars(model).get("_weight_conversions")
-        super().remove_quantization_config(model)
-        if renamings is not None:
-            model._weight_conversions = renamings
+        """As transformers'; how the names in the file differ from the model's stays known."""
+        with keeping_renamings(model):
+            super().remove_quantization_config(model)
 
     def get_state_dict_and_metadata(
         self, model: Any
@@ -222,7 +222,7 @@ def _decode(name: str, layer: Any) -> None:
     held = {**layer._parameters, **layer._buffers}
     for key, tensor in held.items():
         # transformers would go on with random values.
-        if tensor is not None and not getattr(tensor, "_is_hf_initialized", False):
+        if tensor is not None and not is_loaded(tensor):
             raise ValueError(
                 f"tensor {name}.{key} is missing in the file, or has another shape; for other "
                 "classes type: timm.create_model(..., pretrained=True, num_classes=N)"

@@ -11,10 +11,13 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import register_model
-from timm.models._builder import resolve_pretrained_cfg
-from timm.models._pretrained import DefaultCfg
-from timm.models._registry import get_arch_pretrained_cfgs, split_model_name_tag
+from timm.models import (
+    DefaultCfg,
+    get_arch_pretrained_cfgs,
+    register_model,
+    resolve_pretrained_cfg,
+    split_model_name_tag,
+)
 from torch import Tensor, nn
 
 from .. import packing
