@@ -56,6 +56,8 @@ from timm_ternary.nn.forms import layer_code
 from timm_ternary.packing.encodings import ENCODINGS
 from timm_ternary.training import TernaryTrainer, TernaryTrainingArguments
 
+pytestmark = pytest.mark.canary
+
 MODELS = {
     "plain": ("test_resnet_tern", config("ttq"), "2bit"),
     "base3": ("test_resnet_tern", config("tga", exclude=("last",)), "base3"),

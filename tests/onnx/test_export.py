@@ -29,6 +29,8 @@ from timm_ternary.onnx import export
 from timm_ternary.onnx.export import TOLERANCE, WEIGHTS, check_request, export_onnx
 from timm_ternary.onnx.weights import insert_codes
 
+pytestmark = pytest.mark.canary
+
 SMALL = "resnet8_cifar_tern"
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "int2": (SMALL, "int2", {}),
