@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 
@@ -21,3 +22,13 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     alone = re.search(r"(?<!not )\b(benchmark|gpu)\b", config.option.markexpr)
     files = all(os.path.isfile(name.partition("::")[0]) for name in config.args)
     return 0 if alone or files else None
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what is there for good: most of all, modules.
+
+    accelerate collects at the start of each training, which otherwise takes longer than the
+    few steps of a test.
+    """
+    gc.collect()
+    gc.freeze()
