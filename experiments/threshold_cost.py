@@ -24,8 +24,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from timm_ternary.train import ARGUMENTS, fit
-from timm_ternary.training.recipe import parse
+from timm_ternary.training.arguments.recipe import parse
+from timm_ternary.training.run import ARGUMENTS, fit
 
 VARIANTS: dict[str, list[str]] = {
     "thresholds stay": ["--update", "joint", "--threshold_learning_rate", "0"],

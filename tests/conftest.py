@@ -5,12 +5,21 @@ from __future__ import annotations
 import gc
 import os
 import re
+from pathlib import Path
 
 import pytest
 
 # Before torch is imported, and for the processes that tests start. The models are so small that
 # more threads cost time; and sums in another order would differ in the last bit.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Processes that tests start import the helpers of tests/support too.
+_SUPPORT = str(Path(__file__).parent / "support")
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [_SUPPORT, *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+
+# Their fixtures are for every test.
+pytest_plugins = ["command_line", "hub_server"]
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:

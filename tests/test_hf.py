@@ -36,13 +36,23 @@ from transformers import (
 )
 
 import timm_ternary
-from timm_ternary.checkpoint import CONFIG_NAME, load_packed, save_float, save_packed
-from timm_ternary.convert import is_packed, ternary_layers
+from timm_ternary.checkpoint.directory import (
+    CONFIG_NAME,
+    load_packed,
+    save_float,
+    save_packed,
+)
+from timm_ternary.checkpoint.weights_file import (
+    WEIGHTS_NAME,
+    is_bare_file,
+    is_packed_file,
+    read_weights,
+)
 from timm_ternary.hf import TernaryQuantizationConfig
-from timm_ternary.layers import layer_code
-from timm_ternary.packing import ENCODINGS
+from timm_ternary.nn.convert import is_packed, ternary_layers
+from timm_ternary.nn.forms import layer_code
+from timm_ternary.packing.encodings import ENCODINGS
 from timm_ternary.training import TernaryTrainer, TernaryTrainingArguments
-from timm_ternary.weights_file import WEIGHTS_NAME, is_bare_file, is_packed_file, read_weights
 
 MODELS = {
     "plain": ("test_resnet_tern", config("ttq"), "2bit"),

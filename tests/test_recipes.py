@@ -16,13 +16,13 @@ import torch
 from PIL import Image
 from timm.models._registry import split_model_name_tag
 
-from timm_ternary import train
 from timm_ternary.checkpoint import load_packed, save_float
 from timm_ternary.config import TernaryConfig
-from timm_ternary.convert import config_of, quantizers_of, ternary_layers
-from timm_ternary.training.build import build_model
-from timm_ternary.training.data import load_data
-from timm_ternary.training.recipe import load_yaml
+from timm_ternary.data.load import load_data
+from timm_ternary.nn.convert import config_of, quantizers_of, ternary_layers
+from timm_ternary.training.arguments.recipe import load_yaml, parse
+from timm_ternary.training.run import ARGUMENTS, fit
+from timm_ternary.training.start import build_model
 from timm_ternary.training.trainer import TernaryTrainer
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -111,7 +111,7 @@ def _parse(path: Path, folder: Path, output: Path) -> tuple[Any, ...]:
         _published(recipe["teacher"])
         words["teacher"] = _float("resnet20_cifar", folder.parent)
     arguments = [word for key, value in words.items() for word in (f"--{key}", str(value))]
-    return train.parse([str(path), *arguments], *train.ARGUMENTS)
+    return parse([str(path), *arguments], *ARGUMENTS)
 
 
 def _check_layers(model: torch.nn.Module, path: Path) -> None:
@@ -131,7 +131,7 @@ def _check_layers(model: torch.nn.Module, path: Path) -> None:
     [pytest.param(p, id=_id(p), marks=[pytest.mark.slow] * (p in OTHERS)) for p in ALL],
 )
 def test_every_recipe_trains_two_steps(path: Path, folder: Path, tmp_path: Path) -> None:
-    run = train.fit(*_parse(path, folder, tmp_path / "out"))
+    run = fit(*_parse(path, folder, tmp_path / "out"))
     assert run.metrics["train_loss"] > 0 and 0 <= run.metrics["eval_accuracy"] <= 1
     assert run.metrics["epoch"] == 1.0
     if _pair(path)[0] is None:

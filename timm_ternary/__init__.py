@@ -9,9 +9,9 @@ from typing import Any
 from . import checkpoint, quantizers
 from .code import TernaryCode
 from .config import TernaryConfig
-from .convert import pack_, ternarize_, unpack_
 from .models import register_ternary
-from .summary import summarize
+from .nn.convert import pack_, ternarize_, unpack_
+from .nn.summary import summarize
 from .version import __version__
 
 __all__ = [
@@ -36,5 +36,5 @@ def __getattr__(name: str) -> Any:
     if name in ("hf", "training"):
         return importlib.import_module(f".{name}", __name__)
     if name == "push_to_hub":
-        return importlib.import_module(".hub", __name__).push_to_hub
+        return importlib.import_module(".hub.push", __name__).push_to_hub
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .errors import unknown
+from .errors.wording import unknown
 
 __all__ = ["GRANULARITIES", "TernaryConfig"]
 

@@ -21,16 +21,17 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from . import packing, quantizers
-from .checkpoint import packed_parts
-from .code_tensors import code_from_tensors
+from .checkpoint.directory import packed_parts
+from .checkpoint.weights_file import check_digests, is_packed_file
 from .config import TernaryConfig
-from .convert import config_of, install_, is_packed, pack_, ternary_layers
-from .errors import unknown
-from .layers import PackedWeight, make_plain
+from .errors.wording import unknown
 from .models import register_ternary
 from .models.ternary import SKELETON_ENCODINGS, SUFFIX
-from .weights_file import check_digests, is_packed_file
-from .wrapper import QUANT_METHOD, describe, quantization_dict
+from .nn.convert import config_of, install_, is_packed, pack_, ternary_layers
+from .nn.forms import make_plain
+from .nn.packed import PackedWeight
+from .nn.timm_wrapper import QUANT_METHOD, describe, quantization_dict
+from .packing.tensors import code_from_tensors
 
 __all__ = ["TernaryHfQuantizer", "TernaryQuantizationConfig"]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from timm_ternary.training.data_memory import InMemoryImages, collate
+from timm_ternary.data.datasets.in_memory import InMemoryImages, collate
 
 COUNT, BATCH = 25_600, 128
 REQUIRED = 25_000

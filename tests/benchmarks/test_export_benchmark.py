@@ -12,9 +12,9 @@ import pytest
 import timm
 import torch
 
-from timm_ternary.checkpoint import save_packed
-from timm_ternary.export import TOLERANCE, export_onnx
-from timm_ternary.weights_file import WEIGHTS_NAME
+from timm_ternary.checkpoint.directory import save_packed
+from timm_ternary.checkpoint.weights_file import WEIGHTS_NAME
+from timm_ternary.onnx.export import TOLERANCE, export_onnx
 
 MODELS = [
     "resnet18_tern",

@@ -19,10 +19,10 @@ from torch import nn
 from torch._inductor import config as inductor
 
 from timm_ternary import TernaryConfig, ternarize_
-from timm_ternary.convert import quantizers_of
+from timm_ternary.nn.convert import quantizers_of
 from timm_ternary.quantizers import names
-from timm_ternary.training.fused import CompiledQuantizers
-from timm_ternary.training.thresholds import quantized_once
+from timm_ternary.training.threshold_pass.compiled import CompiledQuantizers
+from timm_ternary.training.threshold_pass.functional import quantized_once
 
 ROUNDS = 15
 

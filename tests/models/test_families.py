@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 import timm_ternary  # noqa: F401  (registers the models)
 from timm_ternary import quantizers
-from timm_ternary.checkpoint import save_packed
-from timm_ternary.convert import quantizers_of, ternary_layers
-from timm_ternary.layers import PackedWeight, latent_weight
+from timm_ternary.checkpoint.directory import save_packed
+from timm_ternary.nn.convert import quantizers_of, ternary_layers
+from timm_ternary.nn.packed import PackedWeight
+from timm_ternary.nn.trainable import latent_weight
 
 # Constructor arguments that make a model small where timm's smallest of the family is not.
 _VIT = dict(embed_dim=96, depth=2, num_heads=3)

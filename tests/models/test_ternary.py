@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 import timm_ternary
 from timm_ternary import TernaryConfig, register_ternary
-from timm_ternary.checkpoint import save_packed
-from timm_ternary.convert import config_of, is_packed, pack_, ternary_layers
-from timm_ternary.weights_file import WEIGHTS_NAME
+from timm_ternary.checkpoint.directory import save_packed
+from timm_ternary.checkpoint.weights_file import WEIGHTS_NAME
+from timm_ternary.nn.convert import config_of, is_packed, pack_, ternary_layers
 
 BASE, NAME = "test_resnet", "test_resnet_tern"
 OURS = ("timm.", "timm_ternary.")

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from timm_ternary import pack_, ternarize_
-from timm_ternary.convert import quantizers_of
+from timm_ternary.nn.convert import quantizers_of
 from timm_ternary.quantizers import ADMM
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import nn
 
 from timm_ternary import pack_, quantizers, ternarize_
-from timm_ternary.layers import latent_weight, layer_code
+from timm_ternary.nn.forms import layer_code
+from timm_ternary.nn.trainable import latent_weight
 from timm_ternary.report import histograms, weight_histograms
 
 

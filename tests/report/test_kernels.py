@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from timm_ternary import pack_, ternarize_
-from timm_ternary.layers import layer_code
+from timm_ternary.nn.forms import layer_code
 from timm_ternary.report import kernels
 
 CELL = kernels._CELL

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from timm_ternary import quantizers, ternarize_
-from timm_ternary.convert import quantizers_of
-from timm_ternary.layers import latent_weight, layer_code
+from timm_ternary.nn.convert import quantizers_of
+from timm_ternary.nn.forms import layer_code
+from timm_ternary.nn.trainable import latent_weight
 from timm_ternary.report import scale_curve
 
 

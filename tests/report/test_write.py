@@ -14,8 +14,8 @@ from browser import look
 from torch import nn
 
 import timm_ternary
+from timm_ternary.nn.summary import summarize
 from timm_ternary.report import PAGE_NAME, write_report
-from timm_ternary.summary import summarize
 
 TITLES = [
     "Layers",

@@ -16,12 +16,12 @@ from trainer_models import (
     trainer,
 )
 
-from timm_ternary import train
-from timm_ternary.convert import pack_, quantizers_of
-from timm_ternary.models import ternary  # noqa: F401  (registers the models)
-from timm_ternary.training import monitor
-from timm_ternary.training.build import build_model, find_start
-from timm_ternary.training.recipe import parse
+from timm_ternary.models import ternary as ternary
+from timm_ternary.nn.convert import pack_, quantizers_of
+from timm_ternary.training import metrics as monitor
+from timm_ternary.training.arguments.recipe import parse
+from timm_ternary.training.run import ARGUMENTS, fit
+from timm_ternary.training.start import build_model, find_start
 
 EACH_STEP = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
 
@@ -204,8 +204,8 @@ def test_the_packed_result_is_the_best_checkpoint(
         **EACH_STEP,
     }
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))  # JSON is YAML
-    words = parse([str(tmp_path / "recipe.yaml")], *train.ARGUMENTS)
-    train.fit(*words)
+    words = parse([str(tmp_path / "recipe.yaml")], *ARGUMENTS)
+    fit(*words)
     packed = load_file(tmp_path / "out" / "model.safetensors")
     found = {}
     for step in (2, 3):

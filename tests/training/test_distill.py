@@ -20,7 +20,7 @@ from trainer_models import (
     trainer,
 )
 
-from timm_ternary.checkpoint import save_float
+from timm_ternary.checkpoint.directory import save_float
 from timm_ternary.training import distill
 from timm_ternary.training.distill import Teacher, distillation_loss, load_teacher
 

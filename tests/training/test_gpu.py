@@ -16,7 +16,7 @@ from trainer_models import (
 
 from timm_ternary import packing, quantizers
 from timm_ternary.config import TernaryConfig
-from timm_ternary.convert import pack_, quantizers_of
+from timm_ternary.nn.convert import pack_, quantizers_of
 from timm_ternary.training.trainer import TernaryTrainer
 
 pytestmark = [

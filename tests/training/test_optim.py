@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from trainer_models import Images, arguments, small_net, trainer
 
-from timm_ternary.convert import quantizers_of, ternarize_
+from timm_ternary.nn.convert import quantizers_of, ternarize_
 from timm_ternary.training.optim import (
     TwoPhaseOptimizer,
     create_timm_optimizer,
@@ -240,7 +240,7 @@ def test_a_joint_method_refuses_what_only_alternating_can_do(tmp_path: Path) -> 
 def test_arguments_parse_from_a_command_line() -> None:
     from transformers import HfArgumentParser
 
-    from timm_ternary.training.training_arguments import TernaryTrainingArguments
+    from timm_ternary.training.arguments.trainer import TernaryTrainingArguments
 
     line = (
         "--output_dir out --use_cpu --optimizer sgd --momentum 0.9 --nesterov "

@@ -16,8 +16,8 @@ from trainer_models import (
 )
 
 from timm_ternary import quantizers
-from timm_ternary.convert import quantizers_of
-from timm_ternary.layers import latent_weight
+from timm_ternary.nn.convert import quantizers_of
+from timm_ternary.nn.trainable import latent_weight
 from timm_ternary.training.trainer import TernaryTrainer
 
 STRONG = {"method": "admm", "options": {"rho": 3.0}}

@@ -19,7 +19,7 @@ from trainer_models import (
 )
 from transformers import TrainingArguments
 
-from timm_ternary.convert import quantizers_of
+from timm_ternary.nn.convert import quantizers_of
 from timm_ternary.training.trainer import TernaryTrainer
 
 

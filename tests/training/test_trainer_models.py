@@ -24,9 +24,9 @@ from trainer_models import (
 from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
 from timm_ternary.config import TernaryConfig
-from timm_ternary.convert import pack_, quantizers_of, ternarize_
-from timm_ternary.training.monitor import ternary_statistics
-from timm_ternary.training.thresholds import resolve_update
+from timm_ternary.nn.convert import pack_, quantizers_of, ternarize_
+from timm_ternary.training.metrics import ternary_statistics
+from timm_ternary.training.threshold_pass.functional import resolve_update
 from timm_ternary.training.trainer import TernaryTrainer
 
 

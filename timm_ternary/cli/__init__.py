@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from ..errors import flat
+from ..errors.wording import flat
 from . import card, export, models, report, sharing, training  # noqa: F401  (they add commands)
 from .common import app
 

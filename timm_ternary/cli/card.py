@@ -22,7 +22,7 @@ def card(
     as_json: Json = False,
 ) -> None:
     """Write the model card README.md of a packed directory, from what was measured."""
-    from ..card import write_card
+    from ..hub.card import write_card
 
     path = write_card(directory, repo_id, license)
     if as_json:

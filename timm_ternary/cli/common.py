@@ -61,8 +61,8 @@ def load(
     """The model of a command; with `weights`, a plain name means its default pretrained tag."""
     import timm_ternary  # noqa: F401  (registers the models)
 
-    from ..errors import parse_json
-    from ..models.load import load_model
+    from ..errors.wording import parse_json
+    from ..models.names import load_model
 
     options: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans}
     if checkpoint is not None:
@@ -77,8 +77,8 @@ def load(
 
 def load_ternary(model: str, *rest: Any, weights: bool) -> Any:
     """As `load`, for commands that only a ternary model makes sense to."""
-    from ..convert import config_of
-    from ..models.load import base_of, check_name
+    from ..models.names import base_of, check_name
+    from ..nn.convert import config_of
 
     name = base_of(model)
     # A float name is refused before anything is downloaded.

@@ -40,7 +40,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a model as an ONNX file, checked against torch in onnxruntime."""
-    from ..export import check_request, export_onnx
+    from ..onnx.export import check_request, export_onnx
 
     check_request(output, weights)  # before minutes of loading
     loader = load if weights == "float" else load_ternary

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress
 
-from .. import tables
+from . import tables
 from .common import (
     Channels,
     Checkpoint,
@@ -54,9 +54,9 @@ def evaluate(
     import torch
     from torch.utils.data import DataLoader
 
-    from ..inference import accuracy, check_classes
-    from ..training.arguments import DataArguments
-    from ..training.data import load_data
+    from ..data.arguments import DataArguments
+    from ..data.load import load_data
+    from ..evaluation import accuracy, check_classes
 
     network = load(model, checkpoint, num_classes, in_chans, ternary, weights=True)
     config: Any = network.pretrained_cfg
@@ -104,7 +104,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Classify images. Files that cannot be read are named and skipped."""
-    from ..inference import predict as run
+    from ..evaluation import predict as run
 
     network = load(model, checkpoint, num_classes, in_chans, ternary, weights=True)
 
@@ -131,7 +131,7 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show the ternary layers: codes, zeros, scales and bytes."""
-    from ..summary import summarize
+    from ..nn.summary import summarize
 
     network = load_ternary(model, checkpoint, num_classes, in_chans, ternary, weights=False)
     summary = summarize(network)
@@ -162,9 +162,9 @@ def pack(
     as_json: Json = False,
 ) -> None:
     """Write a model as a packed directory, which timm loads; or change the encoding of one."""
-    from ..checkpoint import save_packed
-    from ..packing import check_encoding
-    from ..weights_file import WEIGHTS_NAME
+    from ..checkpoint.directory import save_packed
+    from ..checkpoint.weights_file import WEIGHTS_NAME
+    from ..packing.encodings import check_encoding
 
     check_encoding(encoding)  # before minutes of loading
     network = load_ternary(model, checkpoint, num_classes, in_chans, ternary, weights=True)

@@ -30,7 +30,7 @@ def push(
     """Publish a directory on the Hub: model, card, metrics, figures; checked before."""
     import timm_ternary  # noqa: F401  (registers the models)
 
-    from ..hub import published_files, push_directory
+    from ..hub.push import published_files, push_directory
 
     files = [path.name for path in published_files(directory)]
     url = push_directory(

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from .. import tables
+from . import tables
 from .common import Json, app, err, out, print_json
 
 __all__ = ["quickstart", "train"]
@@ -24,7 +24,7 @@ def quickstart(
     as_json: Json = False,
 ) -> None:
     """Handwritten digits: float training, ternary training, packing, loading back."""
-    from ..quickstart import quickstart as run
+    from .quickstart import quickstart as run
 
     metrics = asdict(run(output, say=lambda line: err.print(line, highlight=False)))
     if as_json:
@@ -56,8 +56,8 @@ def train(context: typer.Context) -> None:
             raise ValueError(
                 f"--accelerate needs a file, e.g. recipes/accelerate/multi_gpu.yaml; got {got}"
             )
-        from ..train import ARGUMENTS
-        from ..training.recipe import check
+        from ..training.arguments.recipe import check
+        from ..training.run import ARGUMENTS
 
         file, rest = words[place + 1], [*words[:place], *words[place + 2 :]]
         check(rest, *ARGUMENTS)  # here, in one line, rather than in every process

@@ -18,15 +18,13 @@ from timm.models._registry import get_arch_pretrained_cfgs, split_model_name_tag
 from torch import Tensor, nn
 
 from .. import packing
+from ..checkpoint.weights_file import StoredWeights
 from ..config import TernaryConfig
-from ..convert import install_, pack_, quantizers_of
-from ..errors import unknown
+from ..errors.wording import unknown
+from ..nn.convert import install_, pack_, quantizers_of
 from ..quantizers import check, resolve
-from ..weights_file import (
-    StoredWeights,
-)
-from .load import with_channels
-from .stored import read_stored, weights_path
+from .names import with_channels
+from .sources import read_stored, weights_path
 
 __all__ = ["SKELETON_ENCODINGS", "SUFFIX", "register_all", "register_ternary"]
 
@@ -35,7 +33,8 @@ SKELETON_ENCODINGS = {"2bit"}
 """Encodings that transformers loads from files; timm_ternary.hf adds those that it decodes."""
 
 _logger = logging.getLogger(__name__)
-# timm's register_model looks here for the pretrained configurations of this module's models.
+# timm files the names under the last part of this module's name, and users list them by it
+# (timm.list_models(module="ternary")); its register_model looks here for their pretrained_cfgs.
 default_cfgs: dict[str, DefaultCfg] = {}
 _SOURCE_KEYS = ("url", "file", "hf_hub_id", "hf_hub_filename", "source", "state_dict")
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..code import TernaryCode
 from ..config import GRANULARITIES, TernaryConfig
-from ..errors import unknown
+from ..errors.wording import unknown
 from .scale_curve import ScaleCurve
 from .soft import soft_staircase, spread
 from .straight_through import Quantized, scale_codes

@@ -12,9 +12,11 @@ import torch
 from torch import nn
 
 from ..code import TernaryCode
-from ..convert import checked_code, ternary_layers
 from ..files import atomic_write
-from ..layers import PackedWeight, latent_weight, layer_code
+from ..nn.convert import checked_code, ternary_layers
+from ..nn.forms import layer_code
+from ..nn.packed import PackedWeight
+from ..nn.trainable import latent_weight
 from .drawing import evenly, grid, png
 
 __all__ = [

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 from torch import Tensor, nn
 
-from ..convert import ternary_layers
-from ..layers import layer_code
+from ..nn.convert import ternary_layers
+from ..nn.forms import layer_code
 from .drawing import evenly, grid
 
 __all__ = ["MOST_LAYERS", "TILES", "convolutions", "figure", "tiles"]

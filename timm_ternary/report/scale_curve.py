@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from ..convert import quantizers_of
-from ..layers import latent_weight
+from ..nn.convert import quantizers_of
+from ..nn.trainable import latent_weight
 from ..quantizers.scale_curve import ScaleCurve
 from .drawing import evenly, grid
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from ..convert import config_of, ternary_layers
-from ..layers import PackedWeight, latent_weight
-from ..summary import ModelSummary
+from ..nn.convert import config_of, ternary_layers
+from ..nn.packed import PackedWeight
+from ..nn.summary import ModelSummary
+from ..nn.trainable import latent_weight
 from . import curves, histograms, kernels, scale_curve
 from .drawing import png
 from .page import Picture, Section, Table

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from torch import nn
 
-from ..convert import checked_code, ternary_layers
 from ..files import atomic_write
-from ..summary import ModelSummary, summarize
+from ..nn.convert import checked_code, ternary_layers
+from ..nn.summary import ModelSummary, summarize
 from . import sections
 from .page import page
 from .runs import read_runs

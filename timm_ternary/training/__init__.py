@@ -1,7 +1,8 @@
 """Training: arguments, data, recipes and the Trainer."""
 
-from .arguments import DataArguments, ModelArguments
+from ..data.arguments import DataArguments
+from .arguments.model import ModelArguments
+from .arguments.trainer import TernaryTrainingArguments
 from .trainer import TernaryTrainer
-from .training_arguments import TernaryTrainingArguments
 
 __all__ = ["DataArguments", "ModelArguments", "TernaryTrainer", "TernaryTrainingArguments"]

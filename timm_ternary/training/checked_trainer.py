@@ -8,8 +8,8 @@ from typing import Any
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..errors import unknown
-from .checks import check_ended, check_finite_model, check_share
+from ..errors.wording import unknown
+from .callbacks.health import check_ended, check_finite_model, check_share
 
 __all__ = ["CheckedTrainer"]
 

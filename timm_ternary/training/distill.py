@@ -10,7 +10,7 @@ from timm.task.distillation import DistillationTeacher
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..models.load import load_model
+from ..models.names import load_model
 
 __all__ = ["TEACHER_LOGITS", "Teacher", "class_count", "distillation_loss", "load_teacher"]
 

@@ -6,7 +6,7 @@ import logging
 from contextlib import nullcontext
 from pathlib import Path
 
-from ..hub import create_repository, push_to_hub
+from ..hub.push import create_repository, push_to_hub
 from .image_trainer import ImageTrainer
 
 __all__ = ["HubTrainer"]

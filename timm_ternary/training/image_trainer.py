@@ -15,15 +15,15 @@ from transformers import PrinterCallback, ProgressCallback
 from transformers.trainer_pt_utils import LabelSmoother
 from transformers.trainer_utils import EvalLoopOutput
 
-from . import monitor
-from .callbacks import ConsoleProgress, EarlyStopping, SetEpoch, SkipSeen
+from ..data.datasets.streamed import StreamedImages
+from . import metrics as monitor
+from .arguments.trainer import TernaryTrainingArguments
+from .callbacks.ema import EmaCallback
+from .callbacks.progress import ConsoleProgress, EarlyStopping, SetEpoch, SkipSeen
 from .checked_trainer import CheckedTrainer
-from .checkpointing import recomputed
-from .data_stream import StreamedImages
 from .distill import TEACHER_LOGITS, Teacher, class_count, distillation_loss, load_teacher
-from .ema import EmaCallback
-from .mix import Mixer
-from .training_arguments import TernaryTrainingArguments
+from .gradient_checkpointing import recomputed
+from .mixup import Mixer
 
 __all__ = ["ImageTrainer"]
 

@@ -13,8 +13,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from .argument_checks import takes
-from .training_arguments import TernaryTrainingArguments
+from .arguments.checks import takes
+from .arguments.trainer import TernaryTrainingArguments
 
 __all__ = [
     "TwoPhaseOptimizer",

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..layers import latent_weight
-from . import monitor, sharded, thresholds
-from .callbacks import RefreshQuantizers
-from .fused import CompiledQuantizers
-from .projection import projected
-from .soften import SOFT_TEMPERATURE, SoftStart, soft_temperature_at
+from ..nn.trainable import latent_weight
+from . import fsdp as sharded
+from . import metrics as monitor
+from .callbacks.progress import RefreshQuantizers
+from .callbacks.soft_start import SOFT_TEMPERATURE, SoftStart, soft_temperature_at
+from .threshold_pass import functional as thresholds
+from .threshold_pass.compiled import CompiledQuantizers
+from .threshold_pass.projection import projected
 from .two_phase_trainer import TwoPhaseTrainer, two_phase
 
 __all__ = ["TernaryTrainer"]

@@ -7,9 +7,9 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from ..convert import is_packed, quantizers_of
+from ..nn.convert import is_packed, quantizers_of
 from ..quantizers.base import Quantizer
-from . import sharded, thresholds
+from . import fsdp as sharded
 from .hub_trainer import HubTrainer
 from .optim import (
     TwoPhaseOptimizer,
@@ -19,6 +19,7 @@ from .optim import (
     multi_step_schedule,
     threshold_rate,
 )
+from .threshold_pass import functional as thresholds
 
 __all__ = ["TwoPhaseTrainer", "two_phase"]
 

@@ -1,0 +1,211 @@
+"""Recipes: every error is one line, and every shipped recipe loads."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+from accelerate.commands.config.config_args import load_config_from_file
+
+from timm_ternary.config import TernaryConfig
+from timm_ternary.quantizers import check
+from timm_ternary.training.arguments.recipe import describe, load_yaml, parse
+from timm_ternary.training.run import ARGUMENTS
+
+RECIPES = Path(__file__).parents[3] / "recipes"
+TRAINING = sorted(p for p in RECIPES.rglob("*.yaml") if p.parent.name != "accelerate")
+
+
+@dataclass
+class Numbers:
+    """Fields of every kind that the parser must type."""
+
+    rate: float = field(default=0.1)
+    count: int | None = field(default=None)
+    flag: bool = field(default=True)
+    maybe: bool | None = field(default=None)
+    steps: list[float] | None = field(default=None)
+    table: dict[str, Any] | str | None = field(default=None)
+    word: str = field(default="a")
+    names: str | list[str] | None = field(default="none")
+
+
+@dataclass
+class Positive:
+    """A dataclass that refuses values."""
+
+    size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size must be at least 1,\n got {self.size}")
+
+
+def read(tmp_path: Path, text: str, *words: str) -> tuple[Any, ...]:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return parse([str(path), *words], Numbers, Positive)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("rate: 1e-4", "rate", 1e-4),
+        ("rate: 1", "rate", 1.0),
+        ("rate: -2.5e-3", "rate", -2.5e-3),
+        ("count: 3", "count", 3),
+        ("count: null", "count", None),
+        ("flag: no", "flag", False),
+        ("maybe: true", "maybe", True),
+        ("steps: [80, 1e2]", "steps", [80.0, 100.0]),
+        ("steps: 80", "steps", [80.0]),
+        (
+            "table: {method: ttq, options: {t: 0.1}}",
+            "table",
+            {"method": "ttq", "options": {"t": 0.1}},
+        ),
+        ("table: ttq", "table", "ttq"),
+        ("word: no", "word", "no"),
+        ("word: 12", "word", "12"),
+        ("names: [a, b]", "names", ["a", "b"]),
+    ],
+)
+def test_yaml_values_get_the_type_of_their_field(
+    tmp_path: Path, text: str, name: str, value: object
+) -> None:
+    numbers, _ = read(tmp_path, text)
+    assert getattr(numbers, name) == value
+    assert type(getattr(numbers, name)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        (["--rate", "2e-3"], "rate", 2e-3),
+        (["--rate=-1e-3"], "rate", -1e-3),
+        (["--rate", "-1e-3"], "rate", -1e-3),
+        (["--count", "None"], "count", None),
+        (["--flag", "false"], "flag", False),
+        (["--no_flag"], "flag", False),
+        (["--flag"], "flag", True),
+        (["--steps", "10", "20"], "steps", [10.0, 20.0]),
+        (["--table", '{"method": "ttq"}'], "table", {"method": "ttq"}),
+        (["--table", "tga"], "table", "tga"),
+        (["--names", "a", "b"], "names", ["a", "b"]),
+        (["--word", "x", "--word", "y"], "word", "y"),
+    ],
+)
+def test_the_command_line_overrides_the_recipe(
+    tmp_path: Path, words: list[str], name: str, value: object
+) -> None:
+    text = "rate: 7\ncount: 7\nsteps: [7]\ntable: z\nword: z\nnames: z"
+    numbers, _ = read(tmp_path, text, *words)
+    assert getattr(numbers, name) == value
+
+
+def test_a_recipe_is_optional() -> None:
+    numbers, positive = parse(["--size", "4"], Numbers, Positive)
+    assert positive.size == 4 and numbers == Numbers()
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "parts"),
+    [
+        ("raet: 1", [], ["recipe.yaml", "unknown key 'raet'", "did you mean 'rate'?"]),
+        ("rate: fast", [], ["recipe.yaml", "rate must be a number", "'fast'"]),
+        ("count: 1.5", [], ["count must be a whole number or null", "1.5"]),
+        ("rate: null", [], ["rate must be a number", "None"]),
+        ("rate: {a: 1}", [], ["rate must be a number", "{'a': 1}"]),
+        ("rate: [1, 2]", [], ["rate must be a number", "[1, 2]"]),
+        ("steps: [1, x]", [], ["steps must be a list, each entry a number or null", "'x'"]),
+        ("maybe: perhaps", [], ["maybe must be true or false or null", "'perhaps'"]),
+        ("size: 0", [], ["recipe.yaml", "size must be at least 1, got 0"]),
+        ("rate: 1\nrate: 2", [], ["recipe.yaml", "key 'rate' is given twice", "line 2"]),
+        ("table: {a: 1, a: 2}", [], ["key 'a' is given twice"]),
+        ("", [], ["recipe.yaml", "is empty"]),
+        ("- rate", [], ["recipe.yaml", "got list"]),
+        ("rate: [", [], ["recipe.yaml", "is not valid YAML"]),
+        ("rate: 1", ["--raet", "2"], ["command line", "'--raet'", "did you mean '--rate'?"]),
+        ("rate: 1", ["--rate", "fast"], ["command line", "--rate must be a number", "'fast'"]),
+        ("rate: 1", ["--rate"], ["command line", "--rate must be a number", "nothing"]),
+        ("rate: 1", ["--rate", "1", "2"], ["--rate must be a number", "'1 2'"]),
+        ("rate: 1", ["--table", "{a"], ["command line", "--table is not valid JSON"]),
+        ("rate: 1", ["second.yaml"], ["got 'second.yaml'", "one recipe"]),
+        ("rate: 1", ["--size", "0"], ["size must be at least 1"]),
+    ],
+)
+def test_mistakes_end_in_one_line(
+    tmp_path: Path, text: str, words: list[str], parts: list[str]
+) -> None:
+    with pytest.raises(ValueError) as caught:
+        read(tmp_path, text, *words)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not exist"):
+        load_yaml(tmp_path / "none.yaml")
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_yaml(tmp_path)
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(ValueError, match=r"cannot be read|not valid YAML"):
+        load_yaml(tmp_path / "bytes.yaml")
+
+
+def test_the_help_lists_the_fields_of_every_dataclass() -> None:
+    text = describe("usage", *ARGUMENTS)
+    for name in ("--model", "--dataset", "--threshold_every", "--learning_rate", "--report_to"):
+        assert name in text
+
+
+def test_no_field_belongs_to_two_dataclasses() -> None:
+    names = [f.name for cls in ARGUMENTS for f in fields(cls)]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_every_recipe_loads(path: Path) -> None:
+    model, data, training = parse([str(path)], *ARGUMENTS)
+    name = model.model.partition(".")[0]
+    assert name.endswith("_tern") == (model.ternary is not None)
+    check(TernaryConfig.of(model.ternary))
+    assert data.dataset
+    assert training.output_dir == f"out/{path.parent.name}/{path.stem}"
+    if model.checkpoint is not None:
+        start = path.parent / f"{Path(model.checkpoint).name}.yaml"
+        assert load_yaml(start)["output_dir"] == model.checkpoint
+    json.dumps(training.to_dict())
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_every_recipe_names_what_was_published_or_measured(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    head = " ".join(line[2:] for line in itertools.takewhile(lambda line: line[:1] == "#", lines))
+    assert re.search(r"(Published|Measured): .*\d\d\.\d+ %|[Nn]o number|prints no number", head)
+    if "Published" in head:
+        assert re.search(r"Table [123I]|Figure|WACV", head)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("accelerate/*.yaml")), ids=lambda p: p.stem)
+def test_every_launch_file_is_read_by_accelerate(path: Path) -> None:
+    config = load_config_from_file(str(path))
+    assert config.num_processes >= config.num_machines
+    expected = {"one_gpu": "NO", "fsdp2": "FSDP"}.get(path.stem, "MULTI_GPU")
+    assert str(getattr(config.distributed_type, "value", config.distributed_type)) == expected
+
+
+def test_the_command_of_fsdp2_names_the_blocks_of_its_model() -> None:
+    text = (RECIPES / "README.md").read_text()
+    found = re.search(r"fsdp2\.yaml.*?cls_to_wrap (\w+).*?recipes/(\S+\.yaml)", text, re.DOTALL)
+    assert found is not None
+    name = load_yaml(RECIPES / found[2])["model"].partition(".")[0].removesuffix("_tern")
+    assert found[1] in {type(module).__name__ for module in timm.create_model(name).modules()}

@@ -1,0 +1,3 @@
+"""Publishing on the Hub: the card, what is compared before, and the upload."""
+
+__all__: list[str] = []

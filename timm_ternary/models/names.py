@@ -1,0 +1,84 @@
+"""MODEL as users type it: a timm name, ``local-dir:PATH``, ``hf-hub:ID``, or a plain directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.models import parse_model_name
+from timm.models._registry import split_model_name_tag
+from torch import nn
+
+from ..checkpoint.weights_file import is_packed_file, read_weights
+from ..errors.hub import HTTPError, explain
+from ..errors.wording import flat, unknown
+
+__all__ = ["base_of", "check_name", "load_model", "with_channels"]
+
+
+def check_name(name: str) -> None:
+    """Check a plain timm name, ``architecture`` or ``architecture.tag``.
+
+    Raises:
+        ValueError: timm knows no such architecture or tag; names the nearest.
+    """
+    architecture, tag = split_model_name_tag(name)
+    if not timm.is_model(architecture):
+        raise ValueError(unknown("model", architecture, timm.list_models()))
+    if tag and name not in (known := timm.list_models(f"{architecture}.*", include_tags=True)):
+        tags = [split_model_name_tag(n)[1] for n in known]
+        raise ValueError(unknown(f"tag of {architecture}", tag, tags))
+
+
+def with_channels(cfg: dict[str, Any], in_chans: int) -> dict[str, Any]:
+    """timm's pretrained_cfg for images of `in_chans` channels; mean and std become their means."""
+    size = cfg.get("input_size")
+    if not size or size[0] == in_chans:
+        return cfg
+    changed: dict[str, Any] = {"input_size": (in_chans, *size[1:])}
+    for key in ("mean", "std"):
+        if (values := cfg.get(key)) and len(values) != in_chans:
+            changed[key] = (sum(values) / len(values),) * in_chans
+    return {**cfg, **changed}
+
+
+def base_of(model: str) -> str | None:
+    """The architecture that a plain timm name states; None for directories and repositories."""
+    if Path(model).is_dir():
+        return None
+    source, name = parse_model_name(model)
+    return split_model_name_tag(name)[0] if source is None else None
+
+
+def load_model(model: str, *, pretrained: bool | None = None, **kwargs: Any) -> nn.Module:
+    """Build or load the model that `model` names, in evaluation mode.
+
+    Args:
+        model: A timm name with or without tag, ``local-dir:PATH``, ``hf-hub:ID``, or a directory.
+        pretrained: Load weights. Default: yes, but for a name without a tag and for one whose
+            `checkpoint_path` is given.
+        **kwargs: As ``timm.create_model``.
+
+    Raises:
+        ValueError: There is no such model, or its files cannot be read. One line.
+    """
+    if Path(model).is_dir():
+        model = f"local-dir:{model}"
+    source, name = parse_model_name(model)
+    if source is None:
+        check_name(name)
+        if pretrained is None:
+            pretrained = "." in name and not kwargs.get("checkpoint_path")
+    checkpoint = kwargs.get("checkpoint_path")
+    if checkpoint and is_packed_file(checkpoint):
+        read_weights(checkpoint)  # timm would not compare the digests
+    try:
+        loaded = timm.create_model(model, pretrained=pretrained is not False, **kwargs)
+    except (RuntimeError, TypeError, KeyError, OSError, HTTPError) as error:
+        # What timm, torch and huggingface_hub raise for files and arguments that do not fit.
+        reason = explain(error) or flat(error) or type(error).__name__
+        raise ValueError(f"cannot load {model!r}: {reason[:500]}") from error
+    if kwargs.get("in_chans"):
+        loaded.pretrained_cfg = with_channels(dict(loaded.pretrained_cfg), kwargs["in_chans"])
+    return loaded.eval()

@@ -1,0 +1,5 @@
+"""Ternary models as ONNX files."""
+
+from .export import export_onnx
+
+__all__ = ["export_onnx"]

@@ -1,0 +1,272 @@
+"""Recipes: a YAML file whose keys are dataclass fields, overridden by the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
+
+import yaml
+from transformers import HfArgumentParser
+
+from ...errors.wording import flat, unknown
+
+__all__ = ["check", "describe", "load_yaml", "parse"]
+
+
+def parse(argv: Sequence[str], *dataclass_types: type) -> tuple[Any, ...]:
+    """Build one object of each dataclass from ``RECIPE.yaml [--field value]...``.
+
+    The recipe's keys are the fields of all the dataclasses. The command line overrides the recipe;
+    both are typed in the same way. Mappings are given there as JSON, lists as several words.
+
+    Args:
+        argv: The words of the command line, the program's name left out; the recipe is optional.
+
+    Returns:
+        One object of each type, in their order.
+
+    Raises:
+        ValueError: The file cannot be read, a key is unknown, given twice or of the wrong type, or
+            a dataclass refuses its value. One line, which names the file or the option.
+    """
+    typer = _Typer(dataclass_types)
+    recipe, values = _read(argv, typer)
+    return typer.build(values, where=recipe)
+
+
+def check(argv: Sequence[str], *dataclass_types: type) -> None:
+    """Raise the ValueError of `parse` for keys and types, without building anything.
+
+    For a command that hands the words on to other processes: building TrainingArguments would
+    claim their devices.
+    """
+    _read(argv, _Typer(dataclass_types))
+
+
+def _read(argv: Sequence[str], typer: _Typer) -> tuple[str | None, dict[str, Any]]:
+    """The recipe's path, if there is one, and all fields with their values."""
+    argv = list(argv)
+    recipe = argv.pop(0) if argv and not argv[0].startswith("--") else None
+    values: dict[str, Any] = {}
+    if recipe is not None:
+        for key, value in load_yaml(recipe).items():
+            values[key] = typer.from_yaml(key, value, where=recipe)
+    for option, words in _options(argv):
+        key, value = typer.from_words(option, words)
+        values[key] = value
+    return recipe, values
+
+
+def describe(usage: str, *dataclass_types: type) -> str:
+    """The help text: every field of the dataclasses, with its default."""
+    return _Parser(dataclass_types, usage=usage, add_help=False).format_help()
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Refuses a key that occurs twice, of which YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                line = key_node.start_mark.line + 1
+                raise ValueError(f"key {key_node.value!r} is given twice, again in line {line}")
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ValueError: The file cannot be read, is empty, is no mapping, or holds a key twice.
+    """
+    try:
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except FileNotFoundError as error:
+        raise ValueError(f"recipe {str(path)!r} does not exist") from error
+    except yaml.YAMLError as error:
+        reason = flat(error)
+        raise ValueError(f"recipe {str(path)!r} is not valid YAML: {reason}") from error
+    except (OSError, ValueError) as error:  # ValueError: undecodable text, or a key given twice
+        raise ValueError(f"recipe {str(path)!r} cannot be read: {error}") from error
+    if content is None:
+        raise ValueError(f"recipe {str(path)!r} is empty: write at least model and dataset")
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ValueError(
+            f"recipe {str(path)!r} must hold 'field: value' lines, got {type(content).__name__}"
+        )
+    return content
+
+
+def _options(argv: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each option of a command line with the words that follow it."""
+    words: list[str] = []
+    option: str | None = None
+    for word in argv:
+        if word.startswith("--"):
+            if option is not None:
+                yield option, words
+            option, equals, value = word.partition("=")
+            words = [value] if equals else []
+        elif option is None:
+            raise ValueError(f"expected --field value, got {word!r}; a run takes one recipe, first")
+        else:
+            words.append(word)
+    if option is not None:
+        yield option, words
+
+
+class _Refused(Exception):
+    """argparse's message about a value."""
+
+
+class _Parser(HfArgumentParser):
+    """transformers' parser, whose refusals are exceptions."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _Refused(message)
+
+    @staticmethod
+    def _parse_dataclass_field(parser: Any, field: dataclasses.Field[Any]) -> None:
+        # transformers 5.23 takes text for a union only where it stands in certain places: it
+        # fails on `str | list[str] | None`. What is not text, `from_yaml` passes on as it is.
+        if len(_members(field.type)) > 2 and _allows(field.type, str):
+            field.type = str | None
+        HfArgumentParser._parse_dataclass_field(parser, field)
+
+
+class _Typer:
+    """Gives values the types of dataclass fields, as transformers' argument parser does."""
+
+    def __init__(self, dataclass_types: Sequence[type]) -> None:
+        self.parser = _Parser(dataclass_types, allow_abbrev=False, add_help=False)
+        self.hints: dict[str, Any] = {}
+        for cls in dataclass_types:
+            known = typing.get_type_hints(cls)
+            self.hints |= {f.name: known[f.name] for f in dataclasses.fields(cls) if f.init}
+
+    def from_yaml(self, key: str, value: Any, *, where: str) -> Any:
+        """A value of the recipe `where`, typed."""
+        if key not in self.hints:
+            raise ValueError(f"{where}: " + unknown("key", key, self.hints))
+        hint, words = self.hints[key], [value]
+        if value is None and _allows(hint, type(None)):
+            return None
+        if isinstance(value, dict):
+            if not _allows(hint, dict):
+                raise ValueError(f"{where}: " + self._mismatch(key, value))
+            return value
+        if isinstance(value, list):
+            if _allows(hint, str) and _allows(hint, list):
+                return value
+            words = value
+            if not _allows(hint, list):
+                raise ValueError(f"{where}: " + self._mismatch(key, value))
+        # YAML reads a bare no as false; for a field that takes no truth value it is the word.
+        plain = {True: "yes", False: "no"} if not _allows(hint, bool) else {}
+        texts = [plain[w] if isinstance(w, bool) and plain else str(w) for w in words]
+        try:
+            return self._typed(key, texts)
+        except _Refused as error:
+            raise ValueError(f"{where}: " + self._mismatch(key, value)) from error
+
+    def from_words(self, option: str, words: list[str]) -> tuple[str, Any]:
+        """The field and the value of one option of the command line."""
+        key = option[2:].replace("-", "_")
+        bare = key.removeprefix("no_")
+        if key not in self.hints and _allows(self.hints.get(bare), bool) and not words:
+            return bare, False
+        if key not in self.hints:
+            raise ValueError("command line: " + unknown("option", option, self._option_names()))
+        text = " ".join(words)
+        if len(words) == 1 and _allows(self.hints[key], type(None)) and text in ("None", "null"):
+            return key, None
+        if len(words) > 1 and _allows(self.hints[key], str) and _allows(self.hints[key], list):
+            return key, words
+        if text.lstrip().startswith("{") and _allows(self.hints[key], dict):
+            return key, self._json(option, text)
+        try:
+            return key, self._typed(key, words)
+        except _Refused as error:
+            what = text if words else "nothing"
+            raise ValueError(
+                "command line: " + self._mismatch(option, what, hint=self.hints[key])
+            ) from error
+
+    def build(self, values: dict[str, Any], *, where: str | None) -> tuple[Any, ...]:
+        """The dataclass objects; their own refusals, in one line."""
+        prefix = f"{where}: " if where else ""
+        try:
+            return self.parser.parse_dict(values, allow_extra_keys=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(prefix + flat(error)) from error
+
+    def _typed(self, key: str, words: list[str]) -> Any:
+        # One `--key=value` word where there is one value, or a value such as -1e-3 reads as an
+        # option.
+        given = [f"--{key}={words[0]}"] if len(words) == 1 else [f"--{key}", *words]
+        namespace, extra = self.parser.parse_known_args(given)
+        if extra:
+            raise _Refused(f"too many values: {extra}")
+        return getattr(namespace, key)
+
+    def _json(self, option: str, text: str) -> dict[str, Any]:
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"command line: {option} is not valid JSON ({error}): got {text!r}"
+            ) from error
+
+    def _option_names(self) -> list[str]:
+        return [f"--{name}" for name in self.hints]
+
+    def _mismatch(self, key: str, value: Any, hint: Any = None) -> str:
+        expected = _describe(hint if hint is not None else self.hints[key])
+        return f"{key} must be {expected}, got {value!r}"
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    """The alternatives of a type hint."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return get_args(hint)
+    return (hint,)
+
+
+def _allows(hint: Any, kind: type) -> bool:
+    """Whether a type hint has the alternative `kind`, whatever its parameters."""
+    return any((get_origin(member) or member) is kind for member in _members(hint))
+
+
+def _describe(hint: Any) -> str:
+    """A type hint in words, e.g. ``"a number or null"``."""
+    names = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        dict: "a mapping",
+        list: "a list",
+        type(None): "null",
+    }
+    words = []
+    for member in _members(hint):
+        origin = get_origin(member) or member
+        if origin is list:
+            words.append("a list, each entry " + _describe(get_args(member)[0]))
+        elif origin is Literal:
+            words.append("one of " + ", ".join(map(str, get_args(member))))
+        elif isinstance(origin, type) and issubclass(origin, Enum):
+            words.append("one of " + ", ".join(str(entry.value) for entry in origin))
+        else:
+            words.append(names.get(origin, getattr(origin, "__name__", str(origin))))
+    if any(word.startswith("one of") for word in words):
+        words = [word for word in words if word != "text"]
+    return " or ".join(words)

@@ -1,0 +1,236 @@
+"""A training run: from the arguments to a directory with the model and what is known of it."""
+
+from __future__ import annotations
+
+import tempfile
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import set_seed
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from .. import models  # noqa: F401  (registers them with timm)
+from ..checkpoint.directory import load_packed, save_float, save_packed
+from ..checkpoint.weights_file import WEIGHTS_NAME, is_packed_file
+from ..data.arguments import DataArguments
+from ..data.load import Data, load_data
+from ..evaluation import accuracy
+from ..files import HISTORY_NAME, METRICS_NAME, TRAINING_NAME, write_json
+from ..hub.push import push_directory
+from ..nn.convert import config_of, quantizers_of
+from ..nn.summary import summarize
+from ..quantizers import Quantizer
+from .arguments.model import ModelArguments
+from .arguments.trainer import TernaryTrainingArguments
+from .callbacks.health import check_streaming
+from .fsdp import load_whole
+from .run_facts import gpu_names, training_facts
+from .start import Start, build_model, find_start
+from .trainer import TernaryTrainer
+
+__all__ = ["ARGUMENTS", "Run", "fit", "save_model"]
+
+ARGUMENTS = (ModelArguments, DataArguments, TernaryTrainingArguments)
+"""The dataclasses whose fields are the keys of a recipe."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        model: The trained model, on the device of the run; a ternary one in its trainable form.
+        data: What it was trained and evaluated on.
+        metrics: Of training and evaluation, as in metrics.json.
+    """
+
+    model: nn.Module
+    data: Data
+    metrics: dict[str, Any]
+
+
+def fit(
+    model_args: ModelArguments, data_args: DataArguments, args: TernaryTrainingArguments
+) -> Run:
+    """Load the data, build the model, train, evaluate, and write everything to `args.output_dir`.
+
+    The directory then holds model.safetensors and config.json (``timm.create_model(
+    "local-dir:DIR", pretrained=True)`` loads it; a ternary model is packed), metrics.json with the
+    accuracy of the model and of what is loaded back from the directory, training.json (see
+    training/run_facts.py) and history.json, the Trainer's log.
+
+    Raises:
+        ValueError: The model, the data or a field do not fit together.
+    """
+    if data_args.streaming:
+        check_streaming(args)
+    resume = _resume(args)
+    if args.process_index == 0:
+        _check_writable(Path(args.output_dir))
+    start, data, model = _prepare(model_args, data_args, args)
+    if args.device.type == "cpu":
+        args.dataloader_pin_memory = False  # pinned memory serves copies to a GPU; torch warns
+    trainer = TernaryTrainer(
+        model=model,
+        args=args,
+        train_dataset=data.train,
+        eval_dataset=data.eval,
+        data_collator=data.data_collator,
+    )
+    # FSDP leaves shards in the model; this one takes the result.
+    twin = deepcopy(model) if trainer.is_fsdp_enabled else None
+    metrics = dict(trainer.train(resume_from_checkpoint=resume).metrics)
+    metrics |= trainer.evaluate()
+    trained = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+    if twin is not None:
+        trained = load_whole(trained, twin)
+    if config_of(trained) is not None:
+        metrics["zeros"] = summarize(trained).zeros
+    gpus = gpu_names(args)
+    if trainer.is_world_process_zero():
+        save_model(trained, args.output_dir)
+        # First: what was measured is not lost with a file that cannot be read back.
+        write_json(Path(args.output_dir) / METRICS_NAME, metrics)
+        facts = training_facts(
+            model_args,
+            data_args,
+            args,
+            start=start,
+            data=data,
+            config=config_of(trained),
+            state=trainer.state,
+            seconds=None if resume else metrics["train_runtime"],
+            gpus=gpus,
+        )
+        write_json(Path(args.output_dir) / TRAINING_NAME, facts)
+        write_json(Path(args.output_dir) / HISTORY_NAME, trainer.state.log_history)
+        metrics = _with_reloaded_accuracy(metrics, data, args)
+        if args.push_to_hub:
+            _publish(args, str(trainer.hub_model_id))
+    trainer.accelerator.wait_for_everyone()
+    return Run(trained, data, metrics)
+
+
+def save_model(model: nn.Module, directory: str | Path) -> None:
+    """Write a directory that timm loads: packed for a ternary model, else in float.
+
+    Raises:
+        ValueError: The model cannot be written, e.g. holds values that are not finite.
+    """
+    (save_float if config_of(model) is None else save_packed)(model, directory)
+
+
+def _with_reloaded_accuracy(
+    metrics: dict[str, Any], data: Data, args: TernaryTrainingArguments
+) -> dict[str, Any]:
+    """`metrics` and the top-1 accuracy of what `save_model` wrote, 0 to 1; both in the file."""
+    directory = Path(args.output_dir)
+    if is_packed_file(directory / WEIGHTS_NAME):
+        model = load_packed(directory)
+    else:
+        model = timm.create_model(f"local-dir:{directory}", pretrained=True)
+    loader = DataLoader(
+        data.eval,
+        args.per_device_eval_batch_size,
+        collate_fn=data.data_collator,
+        num_workers=args.dataloader_num_workers,
+    )
+    metrics = {**metrics, "reloaded_accuracy": accuracy(model, loader, device=args.device).top1}
+    write_json(directory / METRICS_NAME, metrics)
+    return metrics
+
+
+def _publish(args: TernaryTrainingArguments, repo_id: str) -> None:
+    """Upload the finished directory, which stays where it is if that fails."""
+    try:
+        push_directory(
+            args.output_dir,
+            repo_id,
+            private=args.hub_private_repo,
+            revision=args.hub_revision,
+            token=args.hub_token,
+            commit_message="End of training",
+        )
+    except (OSError, ValueError) as error:
+        raise OSError(
+            f"the result is in {args.output_dir}, but {error}; type: timm-ternary push "
+            f"{args.output_dir} {repo_id}"
+        ) from error
+
+
+def _check_writable(directory: Path) -> None:
+    """Fail before hours of training, not when their result is to be written."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=directory):
+        pass
+
+
+def _prepare(
+    model_args: ModelArguments, data_args: DataArguments, args: TernaryTrainingArguments
+) -> tuple[Start, Data, nn.Module]:
+    set_seed(args.seed)
+    start = find_start(model_args)
+    # One process of a machine prepares what `datasets` caches; the others then read it.
+    with args.main_process_first(desc="loading the data"):
+        data = load_data(
+            data_args,
+            model_cfg=start.cfg,
+            trained=start.trained,
+            in_chans=model_args.in_chans,
+            seed=args.seed,
+        )
+    set_seed(args.seed)  # the same weights whatever reading the data drew
+    model = build_model(
+        model_args,
+        start,
+        num_classes=data.num_classes,
+        in_chans=data.in_chans,
+        data_cfg=data.pretrained_cfg(),
+    )
+    if data_args.streaming:
+        _check_refresh(model)
+    return start, data, model
+
+
+def _check_refresh(model: nn.Module) -> None:
+    """Refuse a method that does something between epochs, which a stream has none of."""
+    for layer, quantizer in quantizers_of(model).items():
+        if type(quantizer).refresh is not Quantizer.refresh:
+            raise ValueError(
+                f"{layer} is made ternary by {type(quantizer).__name__}, refreshed between epochs, "
+                "and a stream is one epoch: leave streaming out, or take another method"
+            )
+
+
+def _resume(args: TernaryTrainingArguments) -> str | None:
+    """The checkpoint to resume from; ``true`` means the last one in the output directory."""
+    asked = args.resume_from_checkpoint
+    if asked is None or str(asked).lower() in ("no", "false"):
+        return None
+    if str(asked).lower() not in ("yes", "true"):
+        if not Path(asked).is_dir():
+            raise ValueError(f"resume_from_checkpoint: there is no directory {asked!r}")
+        return str(asked)
+    found = _last_checkpoint(Path(args.output_dir))
+    if found is None:
+        raise ValueError(
+            f"there is no checkpoint in {args.output_dir!r} to resume from: "
+            "leave resume_from_checkpoint out to start anew"
+        )
+    return str(found)
+
+
+def _last_checkpoint(directory: Path) -> Path | None:
+    """The newest checkpoint that was written in full: the Trainer writes its state last."""
+    found = [
+        path.parent
+        for path in directory.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")
+        if path.parent.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-").isdigit()
+    ]
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
