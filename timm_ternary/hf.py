@@ -163,6 +163,17 @@ class TernaryHfQuantizer(HfQuantizer):
         describe(model, config, self.quantization_config.encoding)
         model.config.quantization_config = self.quantization_config
 
+    def remove_quantization_config(self, model: Any) -> None:
+        """As transformers'; how the names in the file differ from the model's stays known.
+
+        transformers 5.24 forgets it with the rest, and ``save_pretrained`` would then write
+        ``timm_model.`` in front of every name, which timm cannot load.
+        """
+        renamings = vars(model).get("_weight_conversions")
+        super().remove_quantization_config(model)
+        if renamings is not None:
+            model._weight_conversions = renamings
+
     def get_state_dict_and_metadata(
         self, model: Any
     ) -> tuple[dict[str, Tensor] | None, dict[str, str]]:

@@ -59,7 +59,7 @@ def make_packed(layer: Any, config: TernaryConfig, code: TernaryCode | None = No
         code = quantizer.encode(weight) if code is None else code.to(weight.device)
         packed = packing.pack_2bit(code.codes.flatten(1)).flatten()
         # In the layer's dtype, as its other parameters, so that it takes the inputs it took.
-        scale = scale_tensor(code, quantizer.scale_rows).to(weight.dtype)
+        scale = scale_tensor(code).to(weight.dtype)
     del layer._parameters["weight"]
     layer.__class__ = packed_class(type(layer))
     layer.weight_shape = shape

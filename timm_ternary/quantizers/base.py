@@ -173,7 +173,7 @@ class Quantizer(nn.Module):
         codes = torch.stack([base.codes.to(torch.int8).view(weight.shape) for base in found])
         pos = torch.stack([base.pos.view(-1) for base in found])
         neg = torch.stack([(base.pos if base.neg is None else base.neg).view(-1) for base in found])
-        return TernaryCode(codes, pos, neg)
+        return TernaryCode(codes, pos, neg, self.scale_rows)
 
     @torch.no_grad()
     def restore(self, code: TernaryCode) -> Tensor:
