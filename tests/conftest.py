@@ -19,7 +19,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 )
 
 # Their fixtures are for every test.
-pytest_plugins = ["command_line", "hub_server"]
+pytest_plugins = ["command_line", "hub_server", "two_processes"]
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
