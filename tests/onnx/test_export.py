@@ -50,6 +50,9 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "convnext": ("test_convnext_tern", "int2", {}),
 }
 
+SLOW = ("vit int8", "vit float")
+"""How weights are stored is the small model's to show; these show it once more."""
+
 
 def draw(network: Any, batch: int) -> Tensor:
     size = network.pretrained_cfg["input_size"]
@@ -82,7 +85,10 @@ def assert_codes(proto: onnx.ModelProto, network: nn.Module, kind: str) -> None:
     assert all(np.prod(tensor.dims) <= kept for tensor in floats)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, marks=[pytest.mark.slow] * (c in SLOW)) for c in CASES],
+)
 def test_outputs_and_contents(case: str, tmp_path: Path) -> None:
     name, kind, kwargs = CASES[case]
     network = trained(name, **kwargs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,8 @@ class CheckedTrainer(Trainer):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._iterator: Any = None
+        # Not the iterator itself: the workers of its loader would outlive the training.
+        self._iterator: Callable[[], Any] = lambda: None
         self._last_good: str | None = None
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
@@ -63,7 +66,8 @@ class CheckedTrainer(Trainer):
             if "not contain any data" not in str(error):  # accelerate's, for an empty stream
                 raise
             batches, count = [], None
-        fresh, self._iterator = epoch_iterator is not self._iterator, epoch_iterator
+        fresh = epoch_iterator is not self._iterator()
+        self._iterator = weakref.ref(epoch_iterator)
         sized = hasattr(self.train_dataset, "__len__")
         check_ended(
             self.state,
