@@ -26,6 +26,7 @@ LAYERS = (
     {"code", "config", "errors.hub", "packing.encodings"},
     {"packing"},
     {"packing.tensors"},
+    {"quantizers.registry"},
     {"quantizers.scale_curve", "quantizers.soft", "quantizers.straight_through"},
     {"quantizers.base"},
     {f"quantizers.{name}" for name in quantizers.names()},

@@ -79,7 +79,7 @@ class TernaryQuantizationConfig(QuantizationConfigMixin):
             raise ValueError(unknown("quant_method", quant_method, [QUANT_METHOD]))
         self.quant_method = QUANT_METHOD
         self.ternary = TernaryConfig(method, granularity, tuple(exclude), options or {})
-        quantizers.check(self.ternary)
+        quantizers.check(self.ternary, coded=True)  # packing asks again
         packing.check_encoding(encoding)
         self.encoding = encoding
         self.dequantize = dequantize

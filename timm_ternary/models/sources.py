@@ -101,7 +101,7 @@ def _stated(
         return None
     try:
         config = TernaryConfig.of(model_args["ternary"])
-        check(config)
+        check(config, coded=True)
         packing.check_encoding(model_args["packed"])
     except ValueError as error:
         where = cfg.get("file") or cfg.get("hf_hub_id")

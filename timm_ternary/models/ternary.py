@@ -120,7 +120,9 @@ def _create(
     if stored is not None and stored.config is not None:
         ternary = stored.config if ternary is None else ternary
     config = TernaryConfig.of(ternary)
-    check(config)  # before minutes of download and construction
+    # Before minutes of download and construction. For the packed form, codes and scales suffice.
+    coded = stored is not None and bool(stored.codes) and stored.config == config
+    check(config, coded=bool(packed) and coded)
 
     base_cfg = dict(cfg, architecture=base)
     if stored is not None:

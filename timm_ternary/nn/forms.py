@@ -49,14 +49,17 @@ def make_packed(layer: Any, config: TernaryConfig, code: TernaryCode | None = No
     """
     weight = layer._parameters["weight"]
     assert weight is not None
-    quantizer = quantizers.create(config, weight)
-    shape, bases = weight.shape, quantizer.bases
+    shape = weight.shape
     if weight.is_meta:
+        quantizer = quantizers.create(config, weight)
+        bases = quantizer.bases
         size = bases * packing.packed_size(weight.numel())
         packed = weight.new_empty(size, dtype=torch.uint8)
         scale = weight.new_empty(bases, quantizer.scale_rows, quantizer.groups)
     else:
-        code = quantizer.encode(weight) if code is None else code.to(weight.device)
+        if code is None:
+            code = quantizers.create(config, weight).encode(weight)
+        code = code.to(weight.device)
         packed = packing.pack_2bit(code.codes.flatten(1)).flatten()
         # In the layer's dtype, as its other parameters, so that it takes the inputs it took.
         scale = scale_tensor(code).to(weight.dtype)
