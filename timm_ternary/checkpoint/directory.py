@@ -18,6 +18,7 @@ from .. import packing
 from ..config import TernaryConfig
 from ..errors.wording import flat
 from ..files import atomic_write
+from ..names import base_name, ternary_name
 from ..nn.convert import checked_code, config_of, float_state, ternary_layers
 from ..nn.select import select_layers
 from ..nn.timm_wrapper import quantization_dict
@@ -166,13 +167,13 @@ def _float_architecture(model: nn.Module) -> str:
 
 
 def _architecture(model: nn.Module) -> str:
-    name = _float_architecture(model)
-    name = name if name.endswith("_tern") else f"{name}_tern"
+    name = ternary_name(_float_architecture(model))
     if not timm.is_model(name):
         raise ValueError(
-            f"timm knows no model {name!r}; type: timm_ternary.register_ternary({name[:-5]!r})"
+            f"timm knows no model {name!r}; type: "
+            f"timm_ternary.register_ternary({base_name(name)!r})"
         )
-    return str(name)
+    return name
 
 
 def _tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -29,6 +29,14 @@ from .. import packing, quantizers
 from ..code import TernaryCode
 from ..config import TernaryConfig
 from ..errors.wording import flat
+from ..nn.state_dict import (
+    is_packed_key,
+    latent_layer,
+    packed_key,
+    quantizer_parameter,
+    scale_key,
+    weight_key,
+)
 from ..packing.tensors import code_from_tensors, scale_tensor
 
 __all__ = [
@@ -50,9 +58,6 @@ VERSION = 1
 WEIGHTS_NAME = "model.safetensors"
 _KEY, _DIGEST_KEY = "timm_ternary", "timm_ternary_digest"
 _HEADER = {"encoding": str, "architecture": str, "ternary": dict, "layers": dict, "digests": dict}
-_PARTS = ("weight_packed", "weight_scale")
-_LATENT = ".parametrizations.weight.original"
-_INNER = ".parametrizations.weight.0."
 
 
 @dataclass
@@ -96,8 +101,8 @@ def packed_tensors(
     rows = quantizers.get(config.method).scale_rows
     held = dict(tensors)
     for name, code in codes.items():
-        held[f"{name}.weight_packed"] = packing.encode_smallest(code.codes.flatten(1), encoding)
-        held[f"{name}.weight_scale"] = scale_tensor(code, rows).float().contiguous()
+        held[packed_key(name)] = packing.encode_smallest(code.codes.flatten(1), encoding)
+        held[scale_key(name)] = scale_tensor(code, rows).float().contiguous()
     header = json.dumps(
         {
             "version": VERSION,
@@ -194,7 +199,7 @@ def check_digests(path: str | Path) -> TernaryConfig:
 
 
 def _packed_name(names: Iterable[str]) -> str | None:
-    return next((name for name in names if name.endswith(".weight_packed")), None)
+    return next(filter(is_packed_key, names), None)
 
 
 def _compare_digests(path: Path, tensors: Mapping[str, Tensor], digests: Mapping[str, str]) -> None:
@@ -220,14 +225,14 @@ def _read_packed(
     stored = StoredWeights({}, {}, {}, config, header["encoding"], header["architecture"])
     for name, shape in header["layers"].items():
         try:
-            packed, scale = (tensors.pop(f"{name}.{part}") for part in _PARTS)
+            packed, scale = tensors.pop(packed_key(name)), tensors.pop(scale_key(name))
             code = code_from_tensors(packed, scale, torch.Size(shape))
         except KeyError as error:
             raise ValueError(f"{path}: tensor {error.args[0]} is missing") from None
         except ValueError as error:
             raise ValueError(f"{path}: tensor {name}.{error}") from None
         stored.codes[name] = code
-        stored.dense[f"{name}.weight"] = code.decode()
+        stored.dense[weight_key(name)] = code.decode()
     for name, tensor in tensors.items():
         if has_nan(tensor):
             raise ValueError(f"{path}: tensor {name} holds NaN")
@@ -277,19 +282,18 @@ def _read_header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         if not (
             isinstance(shape, list) and shape and all(type(n) is int and n >= 0 for n in shape)
         ):
-            raise ValueError(f"{path}: tensor {name}.weight_packed has the shape {shape!r}")
+            raise ValueError(f"{path}: tensor {packed_key(name)} has the shape {shape!r}")
     return dict(header)
 
 
 def _read_unpacked(tensors: dict[str, Tensor]) -> StoredWeights:
     stored = StoredWeights(dense={})
     for name, tensor in tensors.items():
-        if name.endswith(_LATENT):
-            stored.dense[name.removesuffix(_LATENT) + ".weight"] = tensor
+        if (layer := latent_layer(name)) is not None:
+            stored.dense[weight_key(layer)] = tensor
             stored.latent = True
-        elif _INNER in name:
-            layer, key = name.split(_INNER)
-            stored.quantizers.setdefault(layer, {})[key] = tensor
+        elif parameter := quantizer_parameter(name):
+            stored.quantizers.setdefault(parameter[0], {})[parameter[1]] = tensor
         else:
             stored.dense[name] = tensor
     return stored

@@ -16,6 +16,7 @@ from ..checkpoint.weights_file import WEIGHTS_NAME, is_packed_file
 from ..errors.hub import one_line
 from ..files import HISTORY_NAME, METRICS_NAME, TRAINING_NAME, sha256
 from ..nn.convert import config_of
+from ..nn.timm_wrapper import unwrap
 from ..version import __version__
 from .card import CARD_NAME, card_text, generated_license, is_generated
 from .verify import check_loads, check_same
@@ -61,7 +62,7 @@ def push_to_hub(
         OSError: The Hub refuses, fails, or cannot be reached; the same call again repeats it.
     """
     _check_name(repo_id)
-    model = getattr(model, "timm_model", model)  # within transformers' TimmWrapper
+    model = unwrap(model)
     with tempfile.TemporaryDirectory() as scratch:
         if config_of(model) is None:
             save_float(model, scratch)

@@ -21,14 +21,15 @@ from .. import packing
 from ..checkpoint.weights_file import StoredWeights
 from ..config import TernaryConfig
 from ..errors.wording import unknown
+from ..names import is_ternary_name, ternary_name, ternary_pattern
 from ..nn.convert import install_, pack_, quantizers_of
+from ..nn.state_dict import weight_key
 from ..quantizers import check, resolve
 from .names import with_channels
 from .sources import read_stored, weights_path
 
-__all__ = ["SKELETON_ENCODINGS", "SUFFIX", "register_all", "register_ternary"]
+__all__ = ["SKELETON_ENCODINGS", "register_all", "register_ternary"]
 
-SUFFIX = "_tern"
 SKELETON_ENCODINGS = {"2bit"}
 """Encodings that transformers loads from files; timm_ternary.hf adds those that it decodes."""
 
@@ -41,8 +42,8 @@ _SOURCE_KEYS = ("url", "file", "hf_hub_id", "hf_hub_filename", "source", "state_
 
 def register_all() -> None:
     """Register ``<name>_tern`` for every name that timm lists and that has none yet."""
-    for base in timm.list_models(exclude_filters=f"*{SUFFIX}"):
-        if not timm.is_model(base + SUFFIX):
+    for base in timm.list_models(exclude_filters=ternary_pattern("*")):
+        if not timm.is_model(ternary_name(base)):
             register_ternary(base)
 
 
@@ -59,11 +60,11 @@ def register_ternary(base: str) -> str:
         ValueError: timm knows no model `base` (names the nearest), `base` is ternary itself, or the
             new name is taken.
     """
-    if base.endswith(SUFFIX):
+    if is_ternary_name(base):
         raise ValueError(f"{base!r} names a ternary model; give the float model's name")
     if not timm.is_model(base):
         raise ValueError(unknown("model", base, timm.list_models()))
-    name = base + SUFFIX
+    name = ternary_name(base)
     if timm.is_model(name):
         raise ValueError(f"model {name!r} is registered already")
     # Not the raw default_cfgs of the base's module: their hf_hub_id 'timm/' would be completed
@@ -189,7 +190,7 @@ def _make_ternary(
         if origin is None or not isinstance(weight := getattr(module, "weight", None), Tensor):
             continue  # also an nn.Identity in the place of the classifier
         # Layers that timm adapted to other channels or classes no longer hold the stored weight.
-        if _same(weight, stored.dense[f"{origin}.weight"]):
+        if _same(weight, stored.dense[weight_key(origin)]):
             kept[name] = origin
         else:
             _logger.warning("%s was adapted on loading, and is encoded anew", name)

@@ -19,7 +19,8 @@ from ..checkpoint.weights_file import WEIGHTS_NAME, read_weights
 from ..errors.hub import HTTPError, explain
 from ..errors.wording import flat, unknown
 from ..models.names import check_name
-from ..models.ternary import SUFFIX
+from ..names import is_ternary_name, ternary_name
+from ..nn.state_dict import weight_key
 from .arguments.model import ModelArguments
 
 __all__ = ["Start", "build_model", "find_start"]
@@ -53,10 +54,10 @@ def find_start(args: ModelArguments) -> Start:
         start = _named(args, name)
     else:
         start = _stored(args, source, name)
-    if args.ternary is not None and not start.architecture.endswith(SUFFIX):
+    if args.ternary is not None and not is_ternary_name(start.architecture):
         raise ValueError(
             f"ternary is set, but {args.model!r} is a float model: "
-            f"type model: {start.architecture}{SUFFIX}, or leave ternary out"
+            f"type model: {ternary_name(start.architecture)}, or leave ternary out"
         )
     return start
 
@@ -154,7 +155,7 @@ def _kwargs(args: ModelArguments) -> Mapping[str, Any]:
 def _stored_form(args: ModelArguments, start: Start) -> dict[str, Any]:
     """A packed directory is trained in its trainable form."""
     source, _ = parse_model_name(args.model)
-    return {"packed": False} if source and start.architecture.endswith(SUFFIX) else {}
+    return {"packed": False} if source and is_ternary_name(start.architecture) else {}
 
 
 def _checkpoint(checkpoint: str, start: Start, num_classes: int) -> dict[str, Any]:
@@ -173,11 +174,11 @@ def _checkpoint(checkpoint: str, start: Start, num_classes: int) -> dict[str, An
     stored = read_weights(path)
     _check_classes(checkpoint, stored.dense, start.cfg, num_classes)
     overlay: dict[str, Any] = {"num_classes": num_classes, "label_offset": 0, "custom_load": False}
-    first = stored.dense.get(f"{start.cfg.get('first_conv')}.weight")
+    first = stored.dense.get(weight_key(str(start.cfg.get("first_conv"))))
     if first is not None and first.ndim == 4:
         overlay["input_size"] = (first.shape[1], *start.cfg["input_size"][1:])
     ternary = stored.config is not None or bool(stored.quantizers)
-    if ternary and start.architecture.endswith(SUFFIX) and path.name == WEIGHTS_NAME:
+    if ternary and is_ternary_name(start.architecture) and path.name == WEIGHTS_NAME:
         overlay |= {"source": "local-dir", "file": str(path.parent)}
     else:
         overlay["state_dict"] = stored.dense
@@ -190,7 +191,7 @@ def _check_classes(
     classifier = cfg.get("classifier")
     names = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
     for name in names:
-        weight = tensors.get(f"{name}.weight")
+        weight = tensors.get(weight_key(name))
         if weight is not None and weight.shape[0] != num_classes:
             raise ValueError(
                 f"checkpoint {checkpoint!r} has {weight.shape[0]} classes, but the data have "
