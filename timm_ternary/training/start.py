@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +13,17 @@ from timm.models._hub import load_model_config_from_hf, load_model_config_from_p
 from timm.models._registry import split_model_name_tag
 from torch import nn
 
-from ..checkpoint.directory import CONFIG_NAME
-from ..checkpoint.weights_file import WEIGHTS_NAME, read_weights
+from ..checkpoint.config_json import CONFIG_NAME, read_config
+from ..checkpoint.weights_file import WEIGHTS_NAME, read_file
 from ..errors.hub import HTTPError, explain
 from ..errors.wording import flat, unknown
 from ..models.names import check_name
+from ..models.sources import SOURCE_KEYS
 from ..names import is_ternary_name, ternary_name
 from ..nn.state_dict import weight_key
 from .arguments.model import ModelArguments
 
 __all__ = ["Start", "build_model", "find_start"]
-
-_SOURCE_KEYS = ("url", "file", "hf_hub_id", "hf_hub_filename", "source", "state_dict")
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ def build_model(
     except (RuntimeError, TypeError, OSError, HTTPError) as error:  # timm's, for what does not fit
         lines = explain(error) or flat(error)
         raise ValueError(f"cannot build {args.model!r}: {lines[:500]}") from error
-    cfg = {k: v for k, v in dict(model.pretrained_cfg).items() if k not in _SOURCE_KEYS}
+    cfg = {k: v for k, v in dict(model.pretrained_cfg).items() if k not in SOURCE_KEYS}
     if size and size != tuple(start.cfg.get("input_size", ()))[1:]:
         cfg["pool_size"] = None  # it belongs to the other size
     model.pretrained_cfg = model.default_cfg = {**cfg, **data_cfg}
@@ -139,11 +137,7 @@ def _recorded(checkpoint: Path) -> dict[str, Any]:
     path = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / CONFIG_NAME
     if not path.is_file():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        found = dict(content.get("pretrained_cfg", {}))
-    except (AttributeError, ValueError, TypeError) as error:
-        raise ValueError(f"{path} is not a model's configuration: {error}") from error
+    found = read_config(path).pretrained_cfg
     names = ("input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation")
     return {key: found[key] for key in names if key in found}
 
@@ -171,7 +165,8 @@ def _checkpoint(checkpoint: str, start: Start, num_classes: int) -> dict[str, An
             f"checkpoint {checkpoint!r}: no such file; give a .safetensors file, or the "
             f"output_dir of a finished run, which holds {WEIGHTS_NAME}"
         )
-    stored = read_weights(path)
+    file = read_file(path)
+    stored = file.stored
     _check_classes(checkpoint, stored.dense, start.cfg, num_classes)
     overlay: dict[str, Any] = {"num_classes": num_classes, "label_offset": 0, "custom_load": False}
     first = stored.dense.get(weight_key(str(start.cfg.get("first_conv"))))
@@ -179,7 +174,7 @@ def _checkpoint(checkpoint: str, start: Start, num_classes: int) -> dict[str, An
         overlay["input_size"] = (first.shape[1], *start.cfg["input_size"][1:])
     ternary = stored.config is not None or bool(stored.quantizers)
     if ternary and is_ternary_name(start.architecture) and path.name == WEIGHTS_NAME:
-        overlay |= {"source": "local-dir", "file": str(path.parent)}
+        overlay["state_dict"] = file  # with its codes; the entry point takes it as it was read
     else:
         overlay["state_dict"] = stored.dense
     return {"pretrained": True, "pretrained_cfg_overlay": overlay}
