@@ -46,8 +46,8 @@ from timm_ternary.checkpoint.directory import (
 )
 from timm_ternary.checkpoint.weights_file import (
     WEIGHTS_NAME,
-    is_bare_file,
     is_packed_file,
+    read_file,
     read_weights,
 )
 from timm_ternary.hf import TernaryQuantizationConfig
@@ -170,7 +170,7 @@ class TestWithoutImport:
         for key in ("plain", "cifar"):
             saved, x = root / f"{key}-bare", batch(MODELS[key][0])
             expected = outputs(models[key], x)
-            assert is_bare_file(saved / WEIGHTS_NAME)
+            assert read_file(saved / WEIGHTS_NAME).is_bare
             for model in (
                 timm.create_model(f"local-dir:{saved}", pretrained=True),
                 load_packed(saved),

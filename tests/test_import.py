@@ -22,7 +22,7 @@ HEAVY = (
 
 # From low to high (DESIGN.md). A module imports from lower rows only; "" is the package itself.
 LAYERS = (
-    {"compat", "compat.*", "errors", "errors.wording", "files", "version"},
+    {"compat", "compat.*", "errors", "errors.wording", "files", "names", "version"},
     {"code", "config", "errors.hub", "packing.encodings"},
     {"packing"},
     {"packing.tensors"},

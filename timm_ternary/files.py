@@ -12,19 +12,12 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
-    "FIGURE_NAME",
-    "HISTORY_NAME",
-    "METRICS_NAME",
-    "TRAINING_NAME",
     "atomic_write",
     "bundled",
+    "read_json",
     "sha256",
     "write_json",
 ]
-
-# What a run writes beside its model, and a card reads.
-TRAINING_NAME, METRICS_NAME, HISTORY_NAME = "training.json", "metrics.json", "history.json"
-FIGURE_NAME = "weights.png"
 
 
 @contextmanager
@@ -55,6 +48,22 @@ def write_json(path: Path, values: Any) -> None:
     text = json.dumps(values, indent=2) + "\n"
     with atomic_write(path, lambda scratch: scratch.write_text(text, encoding="utf-8")):
         pass
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object that a file holds.
+
+    Raises:
+        ValueError: It holds none. One line that names the file.
+        OSError: It cannot be read.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: not a JSON object, but {type(values).__name__}")
+    return values
 
 
 def sha256(path: Path) -> str:

@@ -32,11 +32,13 @@ from .compat.transformers import (
 from .config import TernaryConfig
 from .errors.wording import unknown
 from .models import register_ternary
-from .models.ternary import SKELETON_ENCODINGS, SUFFIX
+from .models.ternary import SKELETON_ENCODINGS
+from .names import ternary_name
 from .nn.convert import config_of, install_, is_packed, pack_, ternary_layers
 from .nn.forms import make_plain
 from .nn.packed import PackedWeight
-from .nn.timm_wrapper import QUANT_METHOD, describe, quantization_dict
+from .nn.state_dict import is_code_key
+from .nn.timm_wrapper import QUANT_METHOD, describe, is_wrapper, quantization_dict, unwrap
 from .packing.tensors import code_from_tensors
 
 __all__ = ["TernaryHfQuantizer", "TernaryQuantizationConfig"]
@@ -79,7 +81,7 @@ class TernaryQuantizationConfig(QuantizationConfigMixin):
             raise ValueError(unknown("quant_method", quant_method, [QUANT_METHOD]))
         self.quant_method = QUANT_METHOD
         self.ternary = TernaryConfig(method, granularity, tuple(exclude), options or {})
-        quantizers.check(self.ternary, coded=True)  # packing asks again
+        quantizers.check(self.ternary)
         packing.check_encoding(encoding)
         self.encoding = encoding
         self.dequantize = dequantize
@@ -108,12 +110,11 @@ class TernaryHfQuantizer(HfQuantizer):
 
     def param_needs_quantization(self, model: nn.Module, param_name: str, **_: Any) -> bool:
         """Whether a tensor may come in another size than the layer's: `_decode` checks it."""
-        parts = (".weight_packed", ".weight_scale")
-        return bool(self.pre_quantized) and param_name.endswith(parts)
+        return bool(self.pre_quantized) and is_code_key(param_name)
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         name = type(model).__name__
-        if not hasattr(model, "timm_model"):
+        if not is_wrapper(model):
             raise ValueError(
                 f"{name} is no wrapper of a timm model: ternary quantization is for timm's models, "
                 "others type timm_ternary.ternarize_(model)"
@@ -181,7 +182,7 @@ class TernaryHfQuantizer(HfQuantizer):
         if not is_packed(model):  # made trainable since
             return None, {}
         encoding = self.quantization_config.encoding
-        tensors, metadata, config = packed_parts(model.timm_model, encoding)
+        tensors, metadata, config = packed_parts(unwrap(model), encoding)
         self._describe(model, config)
         # transformers takes the prefix off again.
         prefix = f"{model.base_model_prefix}."
@@ -213,7 +214,7 @@ class TernaryHfQuantizer(HfQuantizer):
 
 def _register(base: str) -> None:
     """Make sure that timm builds the ternary twin, of a model registered lately too."""
-    if timm.is_model(base) and not timm.is_model(base + SUFFIX) and not base.endswith(SUFFIX):
+    if timm.is_model(base) and not timm.is_model(ternary_name(base)):
         register_ternary(base)
 
 

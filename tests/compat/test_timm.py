@@ -11,9 +11,9 @@ import timm
 from timm_ternary.compat.timm import (
     directory_config,
     is_feature_getter,
+    save_config,
     split_hub_id,
     take_indices,
-    write_config,
 )
 
 pytestmark = pytest.mark.canary
@@ -24,10 +24,10 @@ def test_split_hub_id() -> None:
     assert split_hub_id("user/name") == ("user/name", None)
 
 
-def test_write_config_and_directory_config(tmp_path: Path) -> None:
+def test_save_config_and_directory_config(tmp_path: Path) -> None:
     model = timm.create_model("test_resnet", num_classes=7)
     extra = {"label_names": list("abcdefg")}
-    write_config(model, tmp_path / "config.json", extra=extra, model_args={"packed": "2bit"})
+    save_config(model, tmp_path / "config.json", extra=extra, model_args={"packed": "2bit"})
     stored = json.loads((tmp_path / "config.json").read_text())
     assert stored["architecture"] == "test_resnet" and stored["label_names"] == list("abcdefg")
     cfg, architecture, model_args = directory_config(str(tmp_path))

@@ -330,7 +330,7 @@ def test_resume_passes_over_a_checkpoint_that_was_cut_off(tmp_path: Path) -> Non
     train.main(words)
     (tmp_path / "out" / "checkpoint-3" / "trainer_state.json").unlink()
     (tmp_path / "out" / "checkpoint-3" / "optimizer.pt").write_bytes(b"")
-    assert run._last_checkpoint(tmp_path / "out") == tmp_path / "out" / "checkpoint-2"
+    assert run.newest_checkpoint(tmp_path / "out") == tmp_path / "out" / "checkpoint-2"
     assert train.main([*words, "--resume_from_checkpoint", "true"])["epoch"] == 0.75
 
 

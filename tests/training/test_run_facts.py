@@ -44,7 +44,7 @@ def facts(
         state=STATE,
         seconds=1.5,
         gpus=[],
-    )
+    ).to_dict()
 
 
 def test_paths_are_cut_to_their_last_name(tmp_path: Path) -> None:

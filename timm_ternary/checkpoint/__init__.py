@@ -1,5 +1,21 @@
 """Directories that timm loads: model.safetensors and config.json, written and read."""
 
-from .directory import CONFIG_NAME, load_packed, packed_parts, save_float, save_packed
+from .directory import (
+    CONFIG_NAME,
+    StoredDirectory,
+    load_packed,
+    open_directory,
+    packed_parts,
+    save_float,
+    save_packed,
+)
 
-__all__ = ["CONFIG_NAME", "load_packed", "packed_parts", "save_float", "save_packed"]
+__all__ = [
+    "CONFIG_NAME",
+    "StoredDirectory",
+    "load_packed",
+    "open_directory",
+    "packed_parts",
+    "save_float",
+    "save_packed",
+]

@@ -1,11 +1,11 @@
-"""Packed checkpoints: a directory of model.safetensors (weights_file.py) and config.json (timm)."""
+"""A directory of model.safetensors (weights_file.py) and config.json (config_json.py)."""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +14,29 @@ import timm
 from torch import Tensor, nn
 
 from .. import packing
-from ..compat.timm import write_config
 from ..config import TernaryConfig
 from ..errors.wording import flat
-from ..files import atomic_write
+from ..files import atomic_write, sha256
+from ..names import base_name, ternary_name
 from ..nn.convert import checked_code, config_of, float_state, ternary_layers
 from ..nn.select import select_layers
 from ..nn.timm_wrapper import quantization_dict
+from .config_json import CONFIG_NAME, ModelConfig, read_config, write_config
 from .weights_file import (
     WEIGHTS_NAME,
+    StoredWeights,
+    WeightsFile,
     file_bytes,
     has_nan,
-    is_bare_file,
     packed_tensors,
-    read_weights,
+    read_file,
 )
 
 __all__ = [
     "CONFIG_NAME",
+    "StoredDirectory",
     "load_packed",
+    "open_directory",
     "packed_parts",
     "save_float",
     "save_packed",
@@ -40,7 +44,34 @@ __all__ = [
 
 _logger = logging.getLogger(__name__)
 
-CONFIG_NAME = "config.json"
+
+@dataclass(frozen=True)
+class StoredDirectory:
+    """A directory that was read, to be handed on instead of its path.
+
+    Attributes:
+        path: Of the directory.
+        config: What config.json says.
+        file: What model.safetensors holds, as it is there.
+    """
+
+    path: Path
+    config: ModelConfig
+    file: WeightsFile
+
+    @property
+    def weights(self) -> StoredWeights:
+        """What model.safetensors holds, checked and decoded.
+
+        Raises:
+            ValueError: It holds packed tensors without this project's metadata.
+        """
+        return self.file.stored
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of the weights file as training.json states it; its bytes are read for it once."""
+        return sha256(self.file.path)
 
 
 def save_packed(model: nn.Module, directory: str | Path, encoding: str = "2bit") -> Path:
@@ -107,42 +138,59 @@ def save_float(model: nn.Module, directory: str | Path) -> Path:
     return _write(model, directory, safetensors.torch.save(tensors, {"format": "pt"}), {})
 
 
-def load_packed(directory: str | Path, packed: bool = True) -> nn.Module:
-    """The model of a packed directory.
+def open_directory(directory: str | Path | StoredDirectory) -> StoredDirectory:
+    """Read both files of a directory, decode its weights, and compare the two.
 
     Args:
-        directory: As written by `save_packed`.
+        directory: As `save_packed`, `save_float` or timm writes it. One that is open already is
+            returned as it is.
+
+    Raises:
+        ValueError: A file is missing, damaged, foreign or of a later version, or the two are of
+            different architectures; the message names the tensor at fault.
+    """
+    if isinstance(directory, StoredDirectory):
+        return directory
+    path = Path(directory)
+    file = read_file(path / WEIGHTS_NAME)
+    # A bare file says nothing of itself: the model's entry point goes by config.json.
+    stored = None if file.is_bare else file.stored
+    if not (path / CONFIG_NAME).is_file():
+        raise ValueError(f"{directory}: no {CONFIG_NAME} beside {WEIGHTS_NAME}")
+    config = read_config(path / CONFIG_NAME)
+    if stored is not None and stored.architecture is not None:
+        config.check_architecture(stored.architecture)
+    return StoredDirectory(path, config, file)
+
+
+def load_packed(directory: str | Path | StoredDirectory, packed: bool = True) -> nn.Module:
+    """The model of a packed directory, whose files are read once.
+
+    Args:
+        directory: As written by `save_packed`, or one that is open already.
         packed: False gives the trainable form, with the same outputs.
 
     Raises:
         ValueError: A file is missing, damaged, foreign or of a later version, or the two disagree;
             the message names the tensor at fault.
     """
-    path = Path(directory) / WEIGHTS_NAME
-    # A bare file says nothing of itself: the model's entry point goes by config.json.
-    stored = None if is_bare_file(path) else read_weights(path)
-    if stored is not None and stored.config is None:
-        raise ValueError(f"{path}: not packed by timm_ternary; type: timm-ternary pack {directory}")
-    path = Path(directory) / CONFIG_NAME
-    if not path.is_file():
-        raise ValueError(f"{directory}: no {CONFIG_NAME} beside {WEIGHTS_NAME}")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from None
-    name = values.get("architecture") if isinstance(values, dict) else None
-    if stored is not None and name != stored.architecture:
+    opened = open_directory(directory)
+    file = opened.file
+    if not file.is_bare and not file.is_packed:
         raise ValueError(
-            f"{path}: the weights are those of {stored.architecture!r}, not of {name!r}"
+            f"{file.path}: not packed by timm_ternary; type: timm-ternary pack {opened.path}"
         )
-    kwargs = {} if packed else {"packed": False}
+    # In the place of a state dict: the entry point takes the file as it was read.
+    kwargs: dict[str, Any] = {"pretrained_cfg_overlay": {"state_dict": file}}
+    if not packed:
+        kwargs["packed"] = False
     try:
-        return timm.create_model(f"local-dir:{directory}", pretrained=True, **kwargs)
+        return timm.create_model(f"local-dir:{opened.path}", pretrained=True, **kwargs)
     except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError) as error:
         # timm believes config.json: a missing key or a wrong argument ends where it is used.
         reason = flat(error)[:300]
         raise ValueError(
-            f"{path}: timm cannot build this model ({type(error).__name__}: {reason})"
+            f"{opened.config.path}: timm cannot build this model ({type(error).__name__}: {reason})"
         ) from error
 
 
@@ -166,13 +214,13 @@ def _float_architecture(model: nn.Module) -> str:
 
 
 def _architecture(model: nn.Module) -> str:
-    name = _float_architecture(model)
-    name = name if name.endswith("_tern") else f"{name}_tern"
+    name = ternary_name(_float_architecture(model))
     if not timm.is_model(name):
         raise ValueError(
-            f"timm knows no model {name!r}; type: timm_ternary.register_ternary({name[:-5]!r})"
+            f"timm knows no model {name!r}; type: "
+            f"timm_ternary.register_ternary({base_name(name)!r})"
         )
-    return str(name)
+    return name
 
 
 def _tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -196,21 +244,9 @@ def _write(
     directory.mkdir(parents=True, exist_ok=True)
     with (
         atomic_write(
-            directory / CONFIG_NAME, lambda path: _write_config(model, path, extra, **arguments)
+            directory / CONFIG_NAME, lambda path: write_config(model, path, extra, **arguments)
         ),
         atomic_write(directory / WEIGHTS_NAME, lambda path: path.write_bytes(data)),
     ):
         pass
     return directory
-
-
-def _write_config(model: nn.Module, path: Path, extra: dict[str, Any], **arguments: Any) -> None:
-    """Write timm's config.json, with `arguments` among the model_args."""
-    pretrained_cfg: Any = model.pretrained_cfg
-    if pretrained_cfg.get("label_names"):
-        extra = {**extra, "label_names": pretrained_cfg["label_names"]}
-    write_config(model, path, extra=extra, model_args=arguments)
-    values = json.loads(path.read_text())
-    # TimmWrapper passes num_classes itself: twice is an error. It stands at the top level too.
-    values.get("model_args", {}).pop("num_classes", None)
-    path.write_text(json.dumps(values, indent=2) + "\n")

@@ -17,6 +17,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,31 +30,37 @@ from .. import packing
 from ..code import TernaryCode
 from ..config import TernaryConfig
 from ..errors.wording import flat
+from ..nn.state_dict import (
+    is_packed_key,
+    latent_layer,
+    packed_key,
+    quantizer_parameter,
+    scale_key,
+    weight_key,
+)
+from ..nn.timm_wrapper import timm_names
 from ..packing.tensors import code_from_tensors, scale_tensor
 
 __all__ = [
     "VERSION",
     "WEIGHTS_NAME",
     "StoredWeights",
+    "WeightsFile",
     "check_digests",
     "file_bytes",
     "has_nan",
-    "is_bare_file",
     "is_packed_file",
     "packed_tensors",
+    "read_file",
     "read_weights",
 ]
 
-_WRAPPER = "timm_model."
 _logger = logging.getLogger(__name__)
 
 VERSION = 1
 WEIGHTS_NAME = "model.safetensors"
 _KEY, _DIGEST_KEY = "timm_ternary", "timm_ternary_digest"
 _HEADER = {"encoding": str, "architecture": str, "ternary": dict, "layers": dict, "digests": dict}
-_PARTS = ("weight_packed", "weight_scale")
-_LATENT = ".parametrizations.weight.original"
-_INNER = ".parametrizations.weight.0."
 
 
 @dataclass
@@ -79,6 +86,62 @@ class StoredWeights:
     latent: bool = False
 
 
+@dataclass(frozen=True)
+class WeightsFile:
+    """A weights file that was read, to be handed on instead of its path.
+
+    Attributes:
+        path: Of the file, for errors.
+        tensors: By their names in the file, as they are there.
+        metadata: As they are there.
+    """
+
+    path: Path
+    tensors: Mapping[str, Tensor] = field(repr=False)
+    metadata: Mapping[str, str] = field(repr=False)
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether it states to be packed by this project."""
+        return _KEY in self.metadata
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether it holds packed tensors without this project's metadata."""
+        return not self.is_packed and _packed_name(self.tensors) is not None
+
+    @cached_property
+    def stored(self) -> StoredWeights:
+        """What the file holds, checked and decoded, once; see `decode`."""
+        return self.decode()
+
+    def decode(self, stated: Mapping[str, Any] | None = None) -> StoredWeights:
+        """Check and decode what the file holds.
+
+        Args:
+            stated: As `read_weights`.
+
+        Raises:
+            ValueError: As `read_weights`.
+        """
+        if self.is_packed:
+            return _decode(self, _checked_header(self))
+        strange = _packed_name(self.tensors)
+        if strange is None:
+            return _unpacked(self.tensors)
+        if stated is None:
+            raise ValueError(
+                f"{self.path}: tensor {strange} is packed, but the file has no timm_ternary "
+                "metadata; if config.json beside it says in model_args how it is packed (ternary "
+                f"and packed), type: timm-ternary pack {self.path.parent} OUT"
+            )
+        _logger.warning(
+            "%s: saved without timm_ternary.hf, so it holds no digests that would show damage",
+            self.path,
+        )
+        return _decode(self, stated)
+
+
 def packed_tensors(
     codes: Mapping[str, TernaryCode],
     tensors: Mapping[str, Tensor],
@@ -96,8 +159,8 @@ def packed_tensors(
     """
     held = dict(tensors)
     for name, code in codes.items():
-        held[f"{name}.weight_packed"] = packing.encode_smallest(code.codes.flatten(1), encoding)
-        held[f"{name}.weight_scale"] = scale_tensor(code).float().contiguous()
+        held[packed_key(name)] = packing.encode_smallest(code.codes.flatten(1), encoding)
+        held[scale_key(name)] = scale_tensor(code).float().contiguous()
     header = json.dumps(
         {
             "version": VERSION,
@@ -132,15 +195,6 @@ def is_packed_file(path: str | Path) -> bool:
         return False
 
 
-def is_bare_file(path: str | Path) -> bool:
-    """Whether `path` is a safetensors file of packed tensors without this project's metadata."""
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return _KEY not in (file.metadata() or {}) and _packed_name(file.keys()) is not None
-    except (SafetensorError, OSError):
-        return False
-
-
 def read_weights(path: str | Path, stated: Mapping[str, Any] | None = None) -> StoredWeights:
     """Read and check a weights file: packed, or float or trainable as timm saves it.
 
@@ -154,25 +208,7 @@ def read_weights(path: str | Path, stated: Mapping[str, Any] | None = None) -> S
             tensors without this project's metadata and `stated` is None; the message names the
             tensor at fault.
     """
-    path = Path(path)
-    tensors, metadata = _read_safetensors(path)
-    if _KEY in metadata:
-        header = _read_header(path, metadata)
-        _compare_digests(path, tensors, header["digests"])
-        return _read_packed(path, tensors, header)
-    strange = _packed_name(tensors)
-    if strange is None:
-        return _read_unpacked(tensors)
-    if stated is None:
-        raise ValueError(
-            f"{path}: tensor {strange} is packed, but the file has no timm_ternary metadata; if "
-            "config.json beside it says in model_args how it is packed (ternary and packed), type: "
-            f"timm-ternary pack {path.parent} OUT"
-        )
-    _logger.warning(
-        "%s: saved without timm_ternary.hf, so it holds no digests that would show damage", path
-    )
-    return _read_packed(path, tensors, stated)
+    return read_file(path).decode(stated)
 
 
 def check_digests(path: str | Path) -> TernaryConfig:
@@ -184,25 +220,26 @@ def check_digests(path: str | Path) -> TernaryConfig:
     Raises:
         ValueError: As `read_weights`; or the file is not a packed one.
     """
-    path = Path(path)
-    tensors, metadata = _read_safetensors(path)
-    if _KEY not in metadata:
+    file = read_file(path)
+    if not file.is_packed:
         raise ValueError(f"{path}: not packed by timm_ternary")
-    header = _read_header(path, metadata)
-    _compare_digests(path, tensors, header["digests"])
-    return _config(path, header)
+    return _config(file.path, _checked_header(file))
 
 
 def _packed_name(names: Iterable[str]) -> str | None:
-    return next((name for name in names if name.endswith(".weight_packed")), None)
+    return next(filter(is_packed_key, names), None)
 
 
-def _compare_digests(path: Path, tensors: Mapping[str, Tensor], digests: Mapping[str, str]) -> None:
+def _checked_header(file: WeightsFile) -> dict[str, Any]:
+    """The metadata of a packed file, after the tensors were compared with their digests there."""
+    header = _read_header(file.path, file.metadata)
+    digests, tensors = header["digests"], file.tensors
     for name in digests.keys() | tensors.keys():
         if name not in tensors:
-            raise ValueError(f"{path}: tensor {name} is missing")
+            raise ValueError(f"{file.path}: tensor {name} is missing")
         if digests.get(name) != _digest_tensor(name, tensors[name]):
-            raise ValueError(f"{path}: tensor {name} is damaged (its digest does not match)")
+            raise ValueError(f"{file.path}: tensor {name} is damaged (its digest does not match)")
+    return header
 
 
 def _config(path: Path, header: Mapping[str, Any]) -> TernaryConfig:
@@ -213,21 +250,20 @@ def _config(path: Path, header: Mapping[str, Any]) -> TernaryConfig:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _read_packed(
-    path: Path, tensors: dict[str, Tensor], header: Mapping[str, Any]
-) -> StoredWeights:
+def _decode(file: WeightsFile, header: Mapping[str, Any]) -> StoredWeights:
+    path, tensors = file.path, dict(file.tensors)
     config = _config(path, header)
     stored = StoredWeights({}, {}, {}, config, header["encoding"], header["architecture"])
     for name, shape in header["layers"].items():
         try:
-            packed, scale = (tensors.pop(f"{name}.{part}") for part in _PARTS)
+            packed, scale = tensors.pop(packed_key(name)), tensors.pop(scale_key(name))
             code = code_from_tensors(packed, scale, torch.Size(shape))
         except KeyError as error:
             raise ValueError(f"{path}: tensor {error.args[0]} is missing") from None
         except ValueError as error:
             raise ValueError(f"{path}: tensor {name}.{error}") from None
         stored.codes[name] = code
-        stored.dense[f"{name}.weight"] = code.decode()
+        stored.dense[weight_key(name)] = code.decode()
     for name, tensor in tensors.items():
         if has_nan(tensor):
             raise ValueError(f"{path}: tensor {name} holds NaN")
@@ -235,7 +271,13 @@ def _read_packed(
     return stored
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_file(path: str | Path) -> WeightsFile:
+    """Read a safetensors file, decoding nothing.
+
+    Raises:
+        ValueError: It is missing, a pickle, or not whole.
+    """
+    path = Path(path)
     if not path.is_file():
         pickles = sorted(path.parent.glob("*.bin")) + sorted(path.parent.glob("*.pt*"))
         if pickles and path.parent.is_dir():
@@ -244,7 +286,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(str(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-            return _timm_names(tensors), file.metadata() or {}
+            return WeightsFile(path, timm_names(tensors), file.metadata() or {})
     except (SafetensorError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         # Asked only now: a safetensors file may begin with the same bytes, its header's length.
         with path.open("rb") as raw:
@@ -253,16 +295,6 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             raise ValueError(f"{path}: a pickle file; only safetensors files are read") from None
         reason = flat(error)
         raise ValueError(f"{path}: not a whole safetensors file ({reason})") from None
-
-
-def _timm_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors by timm's names: transformers' wrapper puts its attribute in front of them.
-
-    It takes that off in the files of models that ``from_pretrained`` made, not in those of others.
-    """
-    if not tensors or not all(name.startswith(_WRAPPER) for name in tensors):
-        return tensors
-    return {name.removeprefix(_WRAPPER): tensor for name, tensor in tensors.items()}
 
 
 def _read_header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -288,19 +320,18 @@ def _read_header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         if not (
             isinstance(shape, list) and shape and all(type(n) is int and n >= 0 for n in shape)
         ):
-            raise ValueError(f"{path}: tensor {name}.weight_packed has the shape {shape!r}")
+            raise ValueError(f"{path}: tensor {packed_key(name)} has the shape {shape!r}")
     return dict(header)
 
 
-def _read_unpacked(tensors: dict[str, Tensor]) -> StoredWeights:
+def _unpacked(tensors: Mapping[str, Tensor]) -> StoredWeights:
     stored = StoredWeights(dense={})
     for name, tensor in tensors.items():
-        if name.endswith(_LATENT):
-            stored.dense[name.removesuffix(_LATENT) + ".weight"] = tensor
+        if (layer := latent_layer(name)) is not None:
+            stored.dense[weight_key(layer)] = tensor
             stored.latent = True
-        elif _INNER in name:
-            layer, key = name.split(_INNER)
-            stored.quantizers.setdefault(layer, {})[key] = tensor
+        elif parameter := quantizer_parameter(name):
+            stored.quantizers.setdefault(parameter[0], {})[parameter[1]] = tensor
         else:
             stored.dense[name] = tensor
     return stored

@@ -79,17 +79,20 @@ def load(
 def load_ternary(model: str, *rest: Any, weights: bool) -> Any:
     """As `load`, for commands that only a ternary model makes sense to."""
     from ..models.names import base_of, check_name
+    from ..names import is_ternary_name, ternary_name
     from ..nn.convert import config_of
 
     name = base_of(model)
     # A float name is refused before anything is downloaded.
-    if name is not None and not name.endswith("_tern"):
+    if name is not None and not is_ternary_name(name):
         check_name(name)
     else:
         network = load(model, *rest, weights=weights)
         if config_of(network) is not None:
             return network
-    hint = f"type {name}_tern" if name else "train a ternary one from it: timm-ternary train"
+    hint = (
+        f"type {ternary_name(name)}" if name else "train a ternary one from it: timm-ternary train"
+    )
     raise ValueError(f"{model!r} is a float model; {hint}")
 
 

@@ -187,6 +187,7 @@ def list_(
     import timm
 
     from .. import quantizers
+    from ..names import ternary_pattern
     from ..quantizers.registry import option_defaults
 
     if methods:
@@ -197,7 +198,7 @@ def list_(
         lines = {name: (quantizers.get(name).__doc__ or "").splitlines()[0] for name in found}
         out.print(tables.methods({name: (found[name], lines[name]) for name in found}))
         return
-    pattern = pattern if "_tern" in pattern else f"{pattern}_tern"
+    pattern = ternary_pattern(pattern)
     names = timm.list_models(pattern, module="ternary", include_tags=tags)
     if not names:
         raise ValueError(f"no ternary model matches {pattern!r}; type: timm-ternary list 'resnet*'")

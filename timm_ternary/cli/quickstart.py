@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 
 from ..checkpoint.directory import load_packed
+from ..checkpoint.run_files import FIGURE_NAME, METRICS_NAME
 from ..checkpoint.weights_file import WEIGHTS_NAME
-from ..files import FIGURE_NAME, METRICS_NAME, bundled, write_json
+from ..files import bundled, write_json
 from ..nn.select import HOSTS
 from ..nn.summary import summarize
 from ..report import weight_histograms

@@ -30,16 +30,12 @@ def push(
     """Publish a directory on the Hub: model, card, metrics, figures; checked before."""
     import timm_ternary  # noqa: F401  (registers the models)
 
-    from ..hub.push import published_files, push_directory
+    from ..hub.push import PushOptions, open_published, published_files, push_directory
 
-    files = [path.name for path in published_files(directory)]
-    url = push_directory(
-        directory,
-        repository,
-        private=private or None,
-        create_pr=create_pr,
-        revision=revision,
-    )
+    options = PushOptions(private=private or None, create_pr=create_pr, revision=revision)
+    opened = open_published(directory)
+    files = [path.name for path in published_files(opened)]
+    url = push_directory(opened, repository, options)
     if as_json:
         print_json({"url": url, "files": files})
         return

@@ -10,7 +10,7 @@ from timm.models._features import FeatureGetterNet, feature_take_indices
 from timm.models._hub import hf_split, load_model_config_from_path, save_config_for_hf
 from torch import nn
 
-__all__ = ["directory_config", "is_feature_getter", "split_hub_id", "take_indices", "write_config"]
+__all__ = ["directory_config", "is_feature_getter", "save_config", "split_hub_id", "take_indices"]
 
 
 def split_hub_id(hub_id: str) -> tuple[str, str | None]:
@@ -25,7 +25,7 @@ def directory_config(directory: str) -> tuple[dict[str, Any], str, dict[str, Any
     return cfg, architecture, model_args
 
 
-def write_config(
+def save_config(
     model: nn.Module, path: Path, *, extra: Mapping[str, Any], model_args: Mapping[str, Any]
 ) -> None:
     """Write timm's config.json of `model`, with `extra` at its top level."""

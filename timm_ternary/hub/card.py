@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
@@ -14,7 +14,9 @@ from huggingface_hub.utils import validate_repo_id
 from jinja2 import Environment, StrictUndefined
 
 from .. import quantizers
-from ..files import FIGURE_NAME, TRAINING_NAME, atomic_write, bundled
+from ..checkpoint.directory import StoredDirectory, open_directory
+from ..checkpoint.run_files import FIGURE_NAME, TRAINING_NAME
+from ..files import atomic_write, bundled
 from .card_facts import CardFacts, card_facts, printable
 
 __all__ = ["CARD_NAME", "card_text", "generated_license", "is_generated", "write_card"]
@@ -29,15 +31,18 @@ _ACCURACIES = {
     "reloaded": "this file, loaded back",
 }
 _LABELS = {"float": "float32"}
-_NUMBER = (int, float)
 # Names of classes that a card shows.
 _MOST_NAMES = 20
 
 _Rows = list[tuple[str, str]]
+_T = TypeVar("_T")
 
 
 def card_text(
-    directory: str | Path, *, repo_id: str | None = None, license: str | None = None
+    directory: str | Path | StoredDirectory,
+    *,
+    repo_id: str | None = None,
+    license: str | None = None,
 ) -> str:
     """The model card of a packed directory: Markdown, with the metadata as YAML before it.
 
@@ -45,7 +50,7 @@ def card_text(
     metrics.json, weights.png) and no more; its last section says what is left out, and why.
 
     Args:
-        directory: As a run or `save_packed` writes it.
+        directory: As a run or `save_packed` writes it, or one that is open already.
         repo_id: ``user/name`` on the Hub, for the snippets; None: they load from the directory.
         license: Of the weights, e.g. ``"apache-2.0"``.
 
@@ -55,14 +60,15 @@ def card_text(
     """
     if repo_id is not None:
         validate_repo_id(repo_id)
-    facts = card_facts(directory)
+    opened = open_directory(directory)
+    facts = card_facts(opened)
     license = printable(license or "") or None
     if license is None:
         facts.missing["licence of the weights"] = "none was given (--license)"
-    name = repo_id or printable(Path(directory).resolve().name)
+    name = repo_id or printable(opened.path.resolve().name)
     source = f"hf-hub:{repo_id}" if repo_id else f"local-dir:{name}"
     place = source if repo_id else name
-    command = _stated(facts, "evaluation command", "evaluation", str)
+    command = _stated(facts, "evaluation command", facts.run.evaluation)
     if command and not command.startswith("timm-ternary evaluate "):
         command = None
     content = {
@@ -88,7 +94,7 @@ def card_text(
         "all_zeros": f"{facts.zeros:.1%}",
         "figure": FIGURE_NAME if facts.figure else None,
         "training": _training(facts) if facts.training else [],
-        "arguments": [(k, _text(v)) for k, v in (facts.get("arguments", dict) or {}).items()],
+        "arguments": [(k, _text(v)) for k, v in facts.run.arguments.items()],
         "license": license,
         "method_line": _method_line(facts),
     }
@@ -128,15 +134,15 @@ def generated_license(path: Path) -> str | None:
 
 
 def _metadata(facts: CardFacts, repo_id: str | None, license: str | None) -> ModelCardData:
-    dataset, dataset_id = facts.get("dataset.name", str), facts.get("dataset.hub_id", str)
+    dataset, base = facts.run.dataset, facts.run.base
     results: dict[str, Any] = {}
-    if dataset and "reloaded" in facts.accuracies:
+    if dataset.name and "reloaded" in facts.accuracies:
         result = EvalResult(
             task_type=_TASK,
-            dataset_type=dataset,
-            dataset_name=dataset,
-            dataset_config=facts.get("dataset.config", str),
-            dataset_split=facts.get("dataset.eval_split", str),
+            dataset_type=dataset.name,
+            dataset_name=dataset.name,
+            dataset_config=dataset.config,
+            dataset_split=dataset.eval_split,
             metric_type="accuracy",
             metric_name="Top-1 accuracy",
             metric_value=facts.accuracies["reloaded"],
@@ -148,8 +154,8 @@ def _metadata(facts: CardFacts, repo_id: str | None, license: str | None) -> Mod
         pipeline_tag=_TASK,
         tags=_TAGS,
         license=license,
-        datasets=[dataset_id] if dataset_id else None,
-        base_model=facts.get("base.hub_id", str),
+        datasets=[dataset.hub_id] if dataset.hub_id else None,
+        base_model=None if base is None else base.hub_id,
         **results,
     )
 
@@ -163,9 +169,10 @@ def _model(facts: CardFacts) -> _Rows:
         shown = ", ".join(facts.label_names[:_MOST_NAMES])
         more = ", ..." if len(facts.label_names) > _MOST_NAMES else ""
         rows.append(("classes", f"{facts.num_classes:,}" + (f": {shown}{more}" if shown else "")))
-    base = _stated(facts, "base checkpoint", "base.name", str) if facts.training else None
-    if base:
-        rows.append(("base checkpoint", base))
+    base = facts.run.base
+    name = _stated(facts, "base checkpoint", None if base is None else base.name)
+    if name:
+        rows.append(("base checkpoint", name))
     rows.append(("method", _method_line(facts)))
     granularity = quantizers.resolve(config).granularity
     if granularity is not None:
@@ -184,34 +191,36 @@ def _method_line(facts: CardFacts) -> str:
 
 
 def _data(facts: CardFacts) -> _Rows:
+    dataset = facts.run.dataset
     rows = _some(
-        ("data set", _stated(facts, "data set", "dataset.name", str)),
-        ("configuration", facts.get("dataset.config", str)),
+        ("data set", _stated(facts, "data set", dataset.name)),
+        ("configuration", dataset.config),
     )
-    for words, part in (("trained on", "train"), ("evaluated on", "eval")):
-        split = facts.get(f"dataset.{part}_split", str)
-        count = _stated(facts, f"number of images {words}", f"dataset.{part}_images", int)
+    for words, split, images in (
+        ("trained on", dataset.train_split, dataset.train_images),
+        ("evaluated on", dataset.eval_split, dataset.eval_images),
+    ):
+        count = _stated(facts, f"number of images {words}", images)
         if split is not None:
             rows.append((words, f"split {split}" + (f", {count:,} images" if count else "")))
     return rows
 
 
 def _training(facts: CardFacts) -> _Rows:
-    seconds = _stated(facts, "training time", "seconds", _NUMBER)
-    steps = _stated(facts, "optimizer steps", "steps", int)
-    epochs = _stated(facts, "epochs", "epochs", _NUMBER)
-    cpu = _stated(facts, "CPU", "hardware.cpu", str)
-    cores, gpus = facts.get("hardware.cores", int), facts.get("hardware.gpus", list)
-    versions = facts.get("versions", dict) or {}
+    run, hardware = facts.run, facts.run.hardware
+    seconds = _stated(facts, "training time", run.seconds)
+    steps = _stated(facts, "optimizer steps", run.steps)
+    epochs = _stated(facts, "epochs", run.epochs)
+    cpu, cores = _stated(facts, "CPU", hardware.cpu), hardware.cores
     return _some(
         ("time of training", None if seconds is None else f"{seconds:,.1f} s"),
         ("optimizer steps", None if steps is None else f"{steps:,}"),
         ("epochs", None if epochs is None else f"{epochs:g}"),
-        ("GPUs", ", ".join(map(_text, gpus)) if gpus else None),
+        ("GPUs", ", ".join(map(_text, hardware.gpus))),
         ("CPU", cpu and cpu + (f", {cores:,} cores" if cores is not None else "")),
-        ("processes", _text(_stated(facts, "processes", "hardware.processes", int))),
-        ("versions", ", ".join(f"{name} {_text(v)}" for name, v in versions.items())),
-        ("date", _stated(facts, "date", "date", str)),
+        ("processes", _text(_stated(facts, "processes", hardware.processes))),
+        ("versions", ", ".join(f"{name} {_text(v)}" for name, v in run.versions.items())),
+        ("date", _stated(facts, "date", run.date)),
     )
 
 
@@ -227,10 +236,9 @@ def _sizes(facts: CardFacts) -> list[tuple[str, str, str]]:
     ]
 
 
-def _stated(facts: CardFacts, name: str, key: str, kind: Any) -> Any:
-    """The entry `key` of training.json; where it is missing, the card says so."""
-    value = facts.get(key, kind)
-    if value is None and facts.training:
+def _stated(facts: CardFacts, name: str, value: _T | None) -> _T | None:
+    """`value`, an entry of training.json; where it is missing, the card says so."""
+    if value is None and facts.training is not None:
         facts.missing.setdefault(name, f"not in {TRAINING_NAME}")
     return value
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,18 @@ from typing import Any
 import safetensors.torch
 
 from .. import packing
-from ..checkpoint.directory import CONFIG_NAME
-from ..checkpoint.weights_file import (
-    WEIGHTS_NAME,
-    StoredWeights,
-    file_bytes,
-    packed_tensors,
-    read_weights,
+from ..checkpoint.directory import StoredDirectory, open_directory
+from ..checkpoint.run_files import (
+    FIGURE_NAME,
+    METRICS_NAME,
+    TRAINING_NAME,
+    TrainingFacts,
+    read_metrics,
+    read_training,
 )
+from ..checkpoint.weights_file import WEIGHTS_NAME, StoredWeights, file_bytes, packed_tensors
 from ..config import TernaryConfig
-from ..files import FIGURE_NAME, METRICS_NAME, TRAINING_NAME, sha256
+from ..nn.state_dict import weight_key
 
 __all__ = ["CardFacts", "LayerFacts", "card_facts", "file_sizes", "printable"]
 
@@ -64,7 +65,7 @@ class CardFacts:
         num_classes: Their number, or None.
         layers: The ternary ones.
         sizes: Bytes of the weights file in ``float`` and in each encoding.
-        training: Of training.json, see training/run_facts.py; empty without it.
+        training: What training.json says of these weights; None where it says nothing of them.
         accuracies: Top-1, 0 to 1, of ``float``, ``ternary`` and ``reloaded``; those measured.
         figure: Whether weights.png is there.
         missing: Name of what is not stated, and why.
@@ -78,7 +79,7 @@ class CardFacts:
     num_classes: int | None
     layers: tuple[LayerFacts, ...]
     sizes: dict[str, int]
-    training: dict[str, Any] = field(default_factory=dict)
+    training: TrainingFacts | None = None
     accuracies: dict[str, float] = field(default_factory=dict)
     figure: bool = False
     missing: dict[str, str] = field(default_factory=dict)
@@ -93,65 +94,52 @@ class CardFacts:
         """Fraction of zero codes over all ternary layers."""
         return sum(x.zeros * x.weights for x in self.layers) / max(self.weights, 1)
 
-    def get(self, key: str, kind: type | tuple[type, ...]) -> Any:
-        """The entry of training.json at `key` (dots lead inwards) if it is a `kind`, else None."""
-        value: Any = self.training
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        if isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value)):
-            return None
-        return value if isinstance(value, kind) else None
+    @property
+    def run(self) -> TrainingFacts:
+        """`training`, or one that states nothing."""
+        return self.training or TrainingFacts()
 
 
-def card_facts(directory: str | Path) -> CardFacts:
-    """Read a packed directory.
+def card_facts(directory: str | Path | StoredDirectory) -> CardFacts:
+    """What the files of a packed directory say.
+
+    Args:
+        directory: As `save_packed` or a run writes it, or one that is open already.
 
     Raises:
         ValueError: It is not packed, or a file in it is damaged. One line.
     """
-    directory = Path(directory)
-    path = directory / WEIGHTS_NAME
-    stored = read_weights(path)
+    opened = open_directory(directory)
+    path, stored, config = opened.file.path, opened.weights, opened.config
     if stored.config is None or stored.encoding is None:
         raise ValueError(
             f"{path}: not packed by timm_ternary, and only packed models have a card; "
             "type: timm-ternary train RECIPE.yaml, or timm-ternary pack MODEL DIR"
         )
-    cfg = _read(directory / CONFIG_NAME)
-    if cfg is None:
-        raise ValueError(f"{directory}: no {CONFIG_NAME} beside {WEIGHTS_NAME}")
-    if cfg.get("architecture") != printable(str(stored.architecture)):
-        raise ValueError(
-            f"{directory / CONFIG_NAME}: the weights are those of {stored.architecture!r}, "
-            f"not of {cfg.get('architecture')!r}"
-        )
-    names, classes = cfg.get("label_names"), cfg.get("num_classes")
-    inner = cfg.get("pretrained_cfg")
-    size = inner.get("input_size") if isinstance(inner, Mapping) else None
     facts = CardFacts(
-        architecture=str(cfg["architecture"]),
+        architecture=printable(str(config.architecture)),
         ternary=stored.config,
         encoding=stored.encoding,
-        input_size=tuple(n for n in size if isinstance(n, int)) if isinstance(size, list) else (),
-        label_names=_label_names(names),
-        num_classes=classes if isinstance(classes, int) else None,
+        input_size=config.input_size,
+        label_names=_label_names(config.label_names),
+        num_classes=config.num_classes,
         layers=tuple(
             LayerFacts(printable(name), tuple(code.shape), code.shape.numel(), code.zeros)
             for name, code in stored.codes.items()
         ),
         sizes={},
-        figure=_is_newer(directory / FIGURE_NAME, path),
+        figure=_is_newer(opened.path / FIGURE_NAME, path),
     )
     facts.sizes = file_sizes(stored, facts.missing) | {stored.encoding: path.stat().st_size}
-    _measured(directory, facts)
+    _measured(opened, facts)
     if not facts.figure:
         facts.missing["figure"] = f"no {FIGURE_NAME} that is newer than {WEIGHTS_NAME}"
     return facts
 
 
-def _label_names(names: Any) -> tuple[str, ...]:
+def _label_names(names: Iterable[str]) -> tuple[str, ...]:
     """Names of the classes, but not those that transformers makes up: LABEL_0, LABEL_1, ..."""
-    found = tuple(map(str, names)) if isinstance(names, list) else ()
+    found = tuple(map(printable, names))
     made_up = all(name == f"LABEL_{index}" for index, name in enumerate(found))
     return () if made_up else found
 
@@ -169,7 +157,8 @@ def file_sizes(stored: StoredWeights, missing: dict[str, str]) -> dict[str, int]
         missing: Gets the reason where an encoding's library is not installed.
     """
     dense = {name: tensor.contiguous() for name, tensor in stored.dense.items()}
-    rest = {k: v for k, v in dense.items() if k.removesuffix(".weight") not in stored.codes}
+    ternary = set(map(weight_key, stored.codes))
+    rest = {name: tensor for name, tensor in dense.items() if name not in ternary}
     sizes = {"float": len(safetensors.torch.save(dense, {"format": "pt"}))}
     assert stored.config is not None and stored.architecture is not None
     for encoding in packing.ENCODINGS:
@@ -188,23 +177,24 @@ def file_sizes(stored: StoredWeights, missing: dict[str, str]) -> dict[str, int]
     return sizes
 
 
-def _measured(directory: Path, facts: CardFacts) -> None:
+def _measured(opened: StoredDirectory, facts: CardFacts) -> None:
     """Add what training.json and metrics.json say of the weights file."""
-    training, metrics = (_read(directory / name) for name in (TRAINING_NAME, METRICS_NAME))
+    training, metrics = read_training(opened.path), read_metrics(opened.path)
     if training is None:
         facts.missing["base checkpoint, data set, accuracy, training"] = (
             f"no {TRAINING_NAME} in the directory (timm-ternary train writes it)"
         )
         return
-    if training.get("weights_sha256") != sha256(directory / WEIGHTS_NAME):
+    if training.weights_sha256 != opened.sha256:
         facts.missing["base checkpoint, data set, accuracy, training"] = (
             f"{TRAINING_NAME} describes another {WEIGHTS_NAME} than the one in the directory"
         )
         return
-    facts.training = training
-    for name, reason in (facts.get("left_out", dict) or {}).items():
+    training = facts.training = TrainingFacts.from_dict(_clean(training.to_dict()))
+    for name, reason in training.left_out.items():
         facts.missing[_WORDS.get(name, name)] = str(reason)
-    found = {"float": facts.get("base.float_accuracy", (int, float))}
+    base = training.base
+    found: dict[str, Any] = {"float": None if base is None else base.float_accuracy}
     if metrics is None:
         facts.missing["ternary accuracy, reloaded accuracy"] = f"no {METRICS_NAME} in the directory"
     else:
@@ -213,26 +203,13 @@ def _measured(directory: Path, facts: CardFacts) -> None:
     facts.accuracies = {name: value for name, value in found.items() if _is_share(value)}
     for name in found.keys() - facts.accuracies.keys():
         source = TRAINING_NAME if name == "float" else METRICS_NAME
-        if name != "float" or facts.get("base", dict):
+        if name != "float" or base is not None:
             facts.missing.setdefault(f"{name} accuracy", f"not in {source}")
 
 
 def _is_share(value: Any) -> bool:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return number and math.isfinite(value) and 0 <= value <= 1
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """A JSON object, its texts cleaned; None where there is no such file."""
-    if not path.is_file():
-        return None
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: not a JSON object, but {type(values).__name__}")
-    return dict(_clean(values))
 
 
 def printable(text: str) -> str:

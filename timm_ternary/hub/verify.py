@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint.directory import CONFIG_NAME, load_packed
-from ..checkpoint.weights_file import WEIGHTS_NAME, read_weights
+from ..checkpoint.directory import StoredDirectory, load_packed
+from ..checkpoint.weights_file import WEIGHTS_NAME
 from ..models.names import load_model
 from ..nn.convert import quantizers_of, ternary_layers
 from ..nn.forms import layer_code
@@ -21,13 +19,21 @@ from ..nn.timm_wrapper import quantization_dict
 __all__ = ["check_loads", "check_same"]
 
 
-def check_same(model: nn.Module, directory: str | Path) -> None:
-    """Refuse files that do not give the logits of `model`."""
+def check_same(model: nn.Module, opened: StoredDirectory) -> None:
+    """Refuse files that do not give the logits of `model`.
+
+    Args:
+        model: It is not changed.
+        opened: What was written of it.
+
+    Raises:
+        ValueError: The logits differ, or are not finite.
+    """
     # On the CPU, in one type and layout, as the other: kernels may differ in the order of sums.
     twin: Any = deepcopy(model)
     twin = twin.to("cpu", torch.float32, memory_format=torch.contiguous_format)
     images = _images(twin)
-    loaded = load_model(str(directory))
+    loaded = load_packed(opened) if opened.file.is_packed else _load_float(opened)
     if not torch.equal(_logits(twin, images), _logits(loaded, images)):
         raise ValueError(
             "the saved model does not give the logits of this one, so nothing is uploaded; type "
@@ -35,26 +41,30 @@ def check_same(model: nn.Module, directory: str | Path) -> None:
         )
 
 
-def check_loads(directory: Path) -> None:
-    """Refuse a directory that does not load, or whose two forms are not the same model."""
-    stored = read_weights(directory / WEIGHTS_NAME)
+def check_loads(opened: StoredDirectory) -> None:
+    """Refuse a directory that does not load, or whose two forms are not the same model.
+
+    Raises:
+        ValueError: It is so, or config.json does not say what the weights are.
+    """
+    directory, stored = opened.path, opened.weights
     if stored.latent:
         raise ValueError(
             f"{directory}: holds latent weights, not packed ones; type: timm-ternary pack "
             f"{directory} OUT, then push OUT"
         )
-    config = _read_config(directory)
+    opened.config.check_architecture()
     if stored.config is None:
-        float_model = load_model(str(directory))
+        float_model = _load_float(opened)
         _logits(float_model, _images(float_model))
         return
-    stated = config.get("quantization_config")
+    stated = opened.config.quantization_config
     if stated is not None and stated != quantization_dict(stored.config, str(stored.encoding)):
         raise ValueError(
-            f"{directory / CONFIG_NAME}: quantization_config is not that of {WEIGHTS_NAME}; type: "
+            f"{opened.config.path}: quantization_config is not that of {WEIGHTS_NAME}; type: "
             f"timm-ternary pack {directory} OUT, then push OUT"
         )
-    packed, trainable = load_packed(directory), load_packed(directory, packed=False)
+    packed, trainable = load_packed(opened), load_packed(opened, packed=False)
     images = _images(packed)
     logits = [_logits(model, images) for model in (packed, trainable)]
     tolerance = max((q.restore_tolerance for q in quantizers_of(trainable).values()), default=0.0)
@@ -65,16 +75,11 @@ def check_loads(directory: Path) -> None:
         )
 
 
-def _read_config(directory: Path) -> dict[str, Any]:
-    """config.json, for errors that name it: timm's own do not."""
-    path = directory / CONFIG_NAME
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(config, dict) or "architecture" not in config:
-        raise ValueError(f"{path}: it names no architecture; write it by timm_ternary or timm")
-    return config
+def _load_float(opened: StoredDirectory) -> nn.Module:
+    """The float model of a directory, of the tensors that were read."""
+    # timm takes tensors where the source of the weights is none of its own.
+    overlay = {"source": None, "file": None, "state_dict": opened.weights.dense}
+    return load_model(f"local-dir:{opened.path}", pretrained_cfg_overlay=overlay)
 
 
 def _near(packed: nn.Module, trainable: nn.Module, tolerance: float) -> bool:

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .. import packing
 from ..checkpoint.weights_file import (
     WEIGHTS_NAME,
     StoredWeights,
-    is_bare_file,
+    WeightsFile,
     is_packed_file,
-    read_weights,
+    read_file,
 )
 from ..compat.timm import split_hub_id
 from ..config import TernaryConfig
@@ -23,7 +23,10 @@ from ..files import sha256
 from ..nn.select import select_layers
 from ..quantizers import check
 
-__all__ = ["read_stored", "weights_path"]
+__all__ = ["SOURCE_KEYS", "differences", "read_stored", "weights_path"]
+
+SOURCE_KEYS = ("url", "file", "hf_hub_id", "hf_hub_filename", "source", "state_dict")
+"""Entries of timm's pretrained_cfg that say where weights come from."""
 
 
 def weights_path(cfg: Mapping[str, Any], cache_dir: str | Path | None) -> Path | None:
@@ -46,39 +49,54 @@ def weights_path(cfg: Mapping[str, Any], cache_dir: str | Path | None) -> Path |
 
 
 def read_stored(
-    path: Path,
+    source: Path | WeightsFile,
     cfg: dict[str, Any],
     model_args: Mapping[str, Any],
     skeleton: Callable[..., nn.Module],
+    where: str | None,
 ) -> StoredWeights:
     """Read a weights file, checked against config.json.
 
     Args:
-        path: As `weights_path` found it.
+        source: As `weights_path` found it, or the file as somebody has read it already.
         cfg: timm's pretrained_cfg.
         model_args: Those of config.json.
         skeleton: Builds the float model from model_args, for the shapes of a file that lacks them.
+        where: The directory or repository, for errors.
 
     Raises:
         ValueError: The file is damaged, foreign, or disagrees with config.json. One that was
             damaged on its way from the Hub does not stay in the cache.
     """
     try:
-        if is_bare_file(path):
-            return read_weights(path, _stated(cfg, model_args, skeleton))
-        stored = read_weights(path)
+        file = read_file(source) if isinstance(source, Path) else source
+        if file.is_bare:
+            return file.decode(_stated(cfg, model_args, skeleton, where))
+        stored = file.stored
     except ValueError as error:
-        if cfg.get("source") != "hf-hub" or not _damaged(path):
+        if cfg.get("source") != "hf-hub" or not isinstance(source, Path) or not _damaged(source):
             raise
-        path.resolve().unlink()
-        path.unlink(missing_ok=True)
+        source.resolve().unlink()
+        source.unlink(missing_ok=True)
         raise ValueError(
             f"{error}; it was damaged on its way from hf-hub:{cfg['hf_hub_id']} and is deleted "
             "from the cache: type the same again"
         ) from None
     if stored.config is not None:
-        _check_agreement(cfg, stored, model_args)
+        _check_agreement(cfg, stored, model_args, where)
     return stored
+
+
+def differences(tensors: Mapping[str, Tensor], model: nn.Module) -> list[str]:
+    """In what `tensors` do not fit `model`: one line a tensor, those of another shape first."""
+    wanted = model.state_dict()
+    shapes = [
+        f"{name} has the shape {tuple(tensors[name].shape)}, the model needs {tuple(own.shape)}"
+        for name, own in wanted.items()
+        if name in tensors and tensors[name].shape != own.shape
+    ]
+    missing = [f"{name} is missing" for name in wanted if name not in tensors]
+    return shapes + missing + [f"{name} is too many" for name in tensors if name not in wanted]
 
 
 def _damaged(path: Path) -> bool:
@@ -91,7 +109,10 @@ def _damaged(path: Path) -> bool:
 
 
 def _stated(
-    cfg: dict[str, Any], model_args: Mapping[str, Any], skeleton: Callable[..., nn.Module]
+    cfg: dict[str, Any],
+    model_args: Mapping[str, Any],
+    skeleton: Callable[..., nn.Module],
+    where: str | None,
 ) -> dict[str, Any] | None:
     """What config.json says of a file without metadata; None if not that it is packed.
 
@@ -101,10 +122,9 @@ def _stated(
         return None
     try:
         config = TernaryConfig.of(model_args["ternary"])
-        check(config, coded=True)
+        check(config)
         packing.check_encoding(model_args["packed"])
     except ValueError as error:
-        where = cfg.get("file") or cfg.get("hf_hub_id")
         raise ValueError(f"{where}: config.json: {error}") from None
     arguments = {k: v for k, v in model_args.items() if k not in ("packed", "ternary")}
     arguments.setdefault("num_classes", cfg["num_classes"])
@@ -120,10 +140,9 @@ def _stated(
 
 
 def _check_agreement(
-    cfg: dict[str, Any], stored: StoredWeights, model_args: Mapping[str, Any]
+    cfg: dict[str, Any], stored: StoredWeights, model_args: Mapping[str, Any], where: str | None
 ) -> None:
     """config.json and the weights file must tell the same story."""
-    where = cfg.get("file") or cfg.get("hf_hub_id")
     said = {
         "ternary": stored.config.to_dict() if stored.config else None,
         "packed": stored.encoding,

@@ -21,17 +21,18 @@ from timm.models import (
 from torch import Tensor, nn
 
 from .. import packing
-from ..checkpoint.weights_file import StoredWeights
+from ..checkpoint.weights_file import StoredWeights, WeightsFile
 from ..config import TernaryConfig
 from ..errors.wording import unknown
+from ..names import is_ternary_name, ternary_name, ternary_pattern
 from ..nn.convert import install_, pack_, quantizers_of
+from ..nn.state_dict import weight_key
 from ..quantizers import check, resolve
 from .names import with_channels
-from .sources import read_stored, weights_path
+from .sources import SOURCE_KEYS, differences, read_stored, weights_path
 
-__all__ = ["SKELETON_ENCODINGS", "SUFFIX", "register_all", "register_ternary"]
+__all__ = ["SKELETON_ENCODINGS", "register_all", "register_ternary"]
 
-SUFFIX = "_tern"
 SKELETON_ENCODINGS = {"2bit"}
 """Encodings that transformers loads from files; timm_ternary.hf adds those that it decodes."""
 
@@ -39,13 +40,14 @@ _logger = logging.getLogger(__name__)
 # timm files the names under the last part of this module's name, and users list them by it
 # (timm.list_models(module="ternary")); its register_model looks here for their pretrained_cfgs.
 default_cfgs: dict[str, DefaultCfg] = {}
-_SOURCE_KEYS = ("url", "file", "hf_hub_id", "hf_hub_filename", "source", "state_dict")
+# Those of features_only: it renames what its model holds.
+_FEATURE_KEYS = ("features_only", "feature_cls", "out_indices")
 
 
 def register_all() -> None:
     """Register ``<name>_tern`` for every name that timm lists and that has none yet."""
-    for base in timm.list_models(exclude_filters=f"*{SUFFIX}"):
-        if not timm.is_model(base + SUFFIX):
+    for base in timm.list_models(exclude_filters=ternary_pattern("*")):
+        if not timm.is_model(ternary_name(base)):
             register_ternary(base)
 
 
@@ -62,11 +64,11 @@ def register_ternary(base: str) -> str:
         ValueError: timm knows no model `base` (names the nearest), `base` is ternary itself, or the
             new name is taken.
     """
-    if base.endswith(SUFFIX):
+    if is_ternary_name(base):
         raise ValueError(f"{base!r} names a ternary model; give the float model's name")
     if not timm.is_model(base):
         raise ValueError(unknown("model", base, timm.list_models()))
-    name = base + SUFFIX
+    name = ternary_name(base)
     if timm.is_model(name):
         raise ValueError(f"model {name!r} is registered already")
     # Not the raw default_cfgs of the base's module: their hf_hub_id 'timm/' would be completed
@@ -110,13 +112,15 @@ def _create(
 ) -> nn.Module:
     if isinstance(packed, str):
         packing.check_encoding(packed)
-    cfg = resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay).to_dict()
+    overlay, file = _split_overlay(pretrained_cfg_overlay)
+    cfg = resolve_pretrained_cfg(name, pretrained_cfg, overlay).to_dict()
+    where = str(file.path.parent) if file else cfg.get("file") or cfg.get("hf_hub_id")
     stored = None
     if not pretrained:
         _check_skeleton(packed)
-    elif path := weights_path(cfg, cache_dir):
+    elif found := file or weights_path(cfg, cache_dir):
         skeleton = partial(create_base, pretrained_cfg=dict(cfg, architecture=base))
-        stored = read_stored(path, cfg, kwargs.get("pretrained_model_args", {}), skeleton)
+        stored = read_stored(found, cfg, kwargs.get("pretrained_model_args", {}), skeleton, where)
     if stored is not None and stored.config is not None:
         ternary = stored.config if ternary is None else ternary
     config = TernaryConfig.of(ternary)
@@ -126,12 +130,12 @@ def _create(
 
     base_cfg = dict(cfg, architecture=base)
     if stored is not None:
-        base_cfg = {k: v for k, v in base_cfg.items() if k not in _SOURCE_KEYS}
+        base_cfg = {k: v for k, v in base_cfg.items() if k not in SOURCE_KEYS}
         base_cfg.update(state_dict=stored.dense, custom_load=False)
     elif pretrained:
         _logger.info("%s starts from the float checkpoint of %s", name, base)
-    model: Any = _call_base(create_base, pretrained, base_cfg, cache_dir, kwargs, cfg)
-    source = {key: cfg[key] for key in _SOURCE_KEYS if key in cfg and key != "state_dict"}
+    model: Any = _call_base(create_base, pretrained, base_cfg, cache_dir, kwargs, where)
+    source = {key: cfg[key] for key in SOURCE_KEYS if key in cfg and key != "state_dict"}
     own = {k: v for k, v in model.pretrained_cfg.items() if k != "state_dict"}
     own = {**own, **source, "architecture": name}
     # timm leaves it at three channels; files, exports and predictions are made by it.
@@ -141,13 +145,23 @@ def _create(
     return _make_ternary(model, config, bool(packed), stored)
 
 
+def _split_overlay(
+    overlay: Mapping[str, Any] | None,
+) -> tuple[dict[str, Any], WeightsFile | None]:
+    """timm's overlay, and the weights file that somebody has read and put where tensors go."""
+    overlay = dict(overlay or {})
+    if isinstance(overlay.get("state_dict"), WeightsFile):
+        return overlay, overlay.pop("state_dict")
+    return overlay, None
+
+
 def _call_base(
     create_base: Callable[..., nn.Module],
     pretrained: bool,
     base_cfg: dict[str, Any],
     cache_dir: str | Path | None,
     kwargs: dict[str, Any],
-    cfg: dict[str, Any],
+    where: str | None,
 ) -> nn.Module:
     """The float model; a stored file that does not fit it is the user's error, not a crash."""
     try:
@@ -155,14 +169,25 @@ def _call_base(
             pretrained=pretrained, pretrained_cfg=base_cfg, cache_dir=cache_dir, **kwargs
         )
     except RuntimeError as error:
-        if "loading state_dict" not in str(error) or "state_dict" not in base_cfg:
+        tensors = base_cfg.get("state_dict")
+        if tensors is None:
             raise
-        # Its first line names only the class; the next ones name the tensors.
-        lines = [line.strip() for line in str(error).splitlines()[1:]]
-        where = cfg.get("file") or cfg.get("hf_hub_id")
-        raise ValueError(
-            f"{where}: config.json disagrees with the tensors: {' '.join(lines)[:400]}"
-        ) from None
+        # Built once more, without them: what cannot even be built raises the same error again.
+        found = differences(tensors, _as_stored(create_base, base_cfg, kwargs))
+        if not found:
+            raise
+        lines = "; ".join(found)[:400]
+        raise ValueError(f"{where}: config.json disagrees with the tensors: {lines}") from error
+
+
+def _as_stored(
+    create_base: Callable[..., nn.Module], base_cfg: Mapping[str, Any], kwargs: Mapping[str, Any]
+) -> nn.Module:
+    """The float model with the classes and channels that config.json states, and no other."""
+    cfg = {key: value for key, value in base_cfg.items() if key != "state_dict"}
+    stated = {"num_classes": cfg["num_classes"], "in_chans": cfg["input_size"][0]}
+    own = {k: stated.get(k, v) for k, v in kwargs.items() if k not in _FEATURE_KEYS}
+    return create_base(pretrained_cfg=cfg, **own)
 
 
 def _check_skeleton(packed: bool | str) -> None:
@@ -194,7 +219,7 @@ def _make_ternary(
         if origin is None or not isinstance(weight := getattr(module, "weight", None), Tensor):
             continue  # also an nn.Identity in the place of the classifier
         # Layers that timm adapted to other channels or classes no longer hold the stored weight.
-        if _same(weight, stored.dense[f"{origin}.weight"]):
+        if _same(weight, stored.dense[weight_key(origin)]):
             kept[name] = origin
         else:
             _logger.warning("%s was adapted on loading, and is encoded anew", name)

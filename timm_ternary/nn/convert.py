@@ -15,6 +15,7 @@ from ..quantizers import Quantizer
 from .forms import layer_code, make_packed, make_plain, make_trainable
 from .packed import PackedWeight
 from .select import select_layers
+from .state_dict import own_prefixes
 from .timm_wrapper import describe
 from .trainable import latent_weight, quantizer_of
 
@@ -49,8 +50,7 @@ def ternary_layers(model: nn.Module, *, every_name: bool = False) -> dict[str, n
 
 def float_state(model: nn.Module) -> dict[str, Tensor]:
     """The state dict of `model` without what belongs to its ternary weights: norms, biases, ..."""
-    names = ternary_layers(model, every_name=True)
-    own = tuple(f"{name}.{part}" for name in names for part in ("parametrizations.", "weight_"))
+    own = own_prefixes(ternary_layers(model, every_name=True))
     return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(own)}
 
 

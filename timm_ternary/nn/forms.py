@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from .. import packing, quantizers
 from ..code import TernaryCode
 from ..config import TernaryConfig
-from ..packing.tensors import scale_tensor
+from ..packing.tensors import PACKED, SCALE, scale_tensor
 from .packed import PackedWeight, host_class, packed_class
 from .state_dict import adapt_state
 from .trainable import latent_weight, quantizer_of
@@ -66,8 +66,8 @@ def make_packed(layer: Any, config: TernaryConfig, code: TernaryCode | None = No
     del layer._parameters["weight"]
     layer.__class__ = packed_class(type(layer))
     layer.weight_shape = shape
-    layer.register_buffer("weight_packed", packed)
-    layer.register_buffer("weight_scale", scale)
+    layer.register_buffer(PACKED, packed)
+    layer.register_buffer(SCALE, scale)
     _mark(layer, config)
 
 
@@ -76,7 +76,7 @@ def make_plain(layer: Any) -> None:
     if issubclass(type(layer), PackedWeight):
         weight = layer.weight
         host = host_class(type(layer))
-        del layer._buffers["weight_packed"], layer._buffers["weight_scale"]
+        del layer._buffers[PACKED], layer._buffers[SCALE]
         del layer.weight_shape
         layer.__class__ = host
         layer.weight = nn.Parameter(weight)

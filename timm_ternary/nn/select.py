@@ -10,6 +10,7 @@ from torch import nn
 from ..compat.timm import is_feature_getter
 from ..config import TernaryConfig
 from ..errors.wording import nearest
+from .timm_wrapper import wrapper_prefix
 
 __all__ = ["HOSTS", "is_depthwise", "select_layers"]
 
@@ -61,8 +62,7 @@ def _prefix(model: nn.Module) -> str:
     """What a wrapper puts before the names of the timm model that it keeps one level below."""
     if is_feature_getter(model):
         return "model."
-    wraps = not hasattr(model, "pretrained_cfg") and hasattr(model, "timm_model")
-    return "timm_model." if wraps else ""  # transformers' TimmWrapper
+    return wrapper_prefix(model)
 
 
 def _end(model: nn.Module, prefix: str, hosts: dict[str, nn.Module], end: str) -> set[str]:

@@ -1,17 +1,56 @@
-"""What transformers' wrapper of a timm model, and config.json, say of a ternary model."""
+"""transformers' wrapper of a timm model: the model within, and what config.json says of it."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..config import TernaryConfig
+from ..names import base_name, ternary_name
 
-__all__ = ["QUANT_METHOD", "describe", "quantization_dict"]
+__all__ = [
+    "QUANT_METHOD",
+    "describe",
+    "is_wrapper",
+    "quantization_dict",
+    "timm_names",
+    "unwrap",
+    "wrapper_prefix",
+]
 
 QUANT_METHOD = "ternary"
-_SUFFIX = "_tern"
+_WITHIN = "timm_model"
+
+
+def is_wrapper(model: nn.Module) -> bool:
+    """Whether `model` is transformers' TimmWrapper, with or without a head."""
+    # timm's own models have a pretrained_cfg, whatever they call their parts.
+    return isinstance(getattr(model, _WITHIN, None), nn.Module) and not hasattr(
+        model, "pretrained_cfg"
+    )
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The timm model within a wrapper; any other model is its own."""
+    inner: nn.Module = getattr(model, _WITHIN) if is_wrapper(model) else model
+    return inner
+
+
+def wrapper_prefix(model: nn.Module) -> str:
+    """What a wrapper puts before the names of its timm model's parts; empty for other models."""
+    return f"{_WITHIN}." if is_wrapper(model) else ""
+
+
+def timm_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a file by timm's names, without what transformers' wrapper puts before them.
+
+    It takes that off in the files of models that ``from_pretrained`` made, not in those of others.
+    """
+    prefix = f"{_WITHIN}."
+    if not tensors or not all(name.startswith(prefix) for name in tensors):
+        return tensors
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
 def quantization_dict(config: TernaryConfig, encoding: str) -> dict[str, Any]:
@@ -29,13 +68,12 @@ def describe(model: nn.Module, config: TernaryConfig | None, encoding: str | Non
         config: How the model is ternary; None: it is float.
         encoding: In which a packed model is saved; None: it is not packed.
     """
-    timm_model: Any = getattr(model, "timm_model", None)
     said: Any = getattr(model, "config", None)
-    if timm_model is None or not hasattr(said, "architecture"):
+    if not is_wrapper(model) or not hasattr(said, "architecture"):
         return
-    base = said.architecture.removesuffix(_SUFFIX)
-    said.architecture = base if config is None else base + _SUFFIX
-    if isinstance(pretrained_cfg := getattr(timm_model, "pretrained_cfg", None), dict):
+    base = base_name(said.architecture)
+    said.architecture = base if config is None else ternary_name(base)
+    if isinstance(pretrained_cfg := getattr(unwrap(model), "pretrained_cfg", None), dict):
         pretrained_cfg["architecture"] = said.architecture
     arguments = dict(said.model_args or {})
     for key in ("ternary", "packed"):

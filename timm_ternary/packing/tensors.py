@@ -10,7 +10,10 @@ from torch import Tensor
 from .. import packing
 from ..code import TernaryCode
 
-__all__ = ["code_from_tensors", "scale_tensor"]
+__all__ = ["PACKED", "SCALE", "code_from_tensors", "scale_tensor"]
+
+PACKED, SCALE = "weight_packed", "weight_scale"
+"""Names of the two, within their layer."""
 
 
 def scale_tensor(code: TernaryCode) -> Tensor:
@@ -35,17 +38,17 @@ def code_from_tensors(packed: Tensor, scale: Tensor, shape: torch.Size) -> Terna
     fits = scale.ndim == 3 and scale.shape[1] in (1, 2) and scale.shape[2] in groups
     if not (fits and scale.shape[0]):
         raise ValueError(
-            f"weight_scale: must have shape (bases, 1 or 2, "
+            f"{SCALE}: must have shape (bases, 1 or 2, "
             f"{' or '.join(map(str, sorted(groups)))}), got {tuple(scale.shape)}"
         )
     if not scale.is_floating_point():
-        raise ValueError(f"weight_scale: must be floating point, got {scale.dtype}")
+        raise ValueError(f"{SCALE}: must be floating point, got {scale.dtype}")
     if not torch.isfinite(scale).all():
-        raise ValueError("weight_scale: holds a value that is not finite")
+        raise ValueError(f"{SCALE}: holds a value that is not finite")
     bases, count = scale.shape[0], math.prod(shape)
     try:
         encoding = packing.detect(packed, bases, count)
         codes = packing.decode(packed, encoding, bases, count).reshape(bases, *shape)
     except ValueError as error:
-        raise ValueError(f"weight_packed: {error}") from None
+        raise ValueError(f"{PACKED}: {error}") from None
     return TernaryCode(codes, scale[:, 0], scale[:, -1], scale.shape[1])

@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Run", "Series", "find_log", "layer_series", "outcome", "read_runs", "series"]
+from ..checkpoint.run_files import (
+    CHECKPOINT_PREFIX,
+    HISTORY_NAME,
+    METRICS_NAME,
+    STATE_NAME,
+    newest_checkpoint,
+)
 
-HISTORY_NAME = "history.json"
-_METRICS_NAME = "metrics.json"
-_STATE_NAME = "trainer_state.json"
+__all__ = ["Run", "Series", "find_log", "layer_series", "outcome", "read_runs", "series"]
 
 Series = tuple[list[float], list[float]]
 """Epochs and values."""
@@ -37,11 +41,11 @@ class Run:
 def find_log(directory: str | Path) -> Path | None:
     """history.json of a run, else trainer_state.json of it or of its last checkpoint, else None."""
     directory = Path(directory)
-    states = directory.glob(f"checkpoint-*/{_STATE_NAME}")
-    counted = [path for path in states if path.parent.name.partition("-")[2].isdigit()]
-    counted.sort(key=lambda path: int(path.parent.name.partition("-")[2]), reverse=True)
-    candidates = [directory / HISTORY_NAME, directory / _STATE_NAME, *counted]
-    return next((path for path in candidates if path.is_file()), None)
+    for path in (directory / HISTORY_NAME, directory / STATE_NAME):
+        if path.is_file():
+            return path
+    checkpoint = newest_checkpoint(directory)
+    return None if checkpoint is None else checkpoint / STATE_NAME
 
 
 def read_runs(directories: Sequence[str | Path]) -> list[Run]:
@@ -58,9 +62,9 @@ def read_runs(directories: Sequence[str | Path]) -> list[Run]:
         if log is None:
             raise ValueError(
                 f"run {str(path)!r}: no directory with {HISTORY_NAME} or "
-                f"checkpoint-*/{_STATE_NAME}; type --run with the output_dir of a training"
+                f"{CHECKPOINT_PREFIX}*/{STATE_NAME}; type --run with the output_dir of a training"
             )
-        metrics = path / _METRICS_NAME
+        metrics = path / METRICS_NAME
         runs.append(
             Run(
                 name=name if names.count(name) == 1 else str(path),

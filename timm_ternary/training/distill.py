@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..models.names import load_model
+from ..nn.timm_wrapper import unwrap
 
 __all__ = ["TEACHER_LOGITS", "Teacher", "class_count", "distillation_loss", "load_teacher"]
 
@@ -127,5 +128,4 @@ def _check_classes(name: str, teacher: nn.Module, student: nn.Module) -> None:
 
 def _cfg(model: nn.Module) -> dict[str, Any]:
     """timm's pretrained_cfg of a model, or of the one in transformers' wrapper."""
-    part: Any = getattr(model, "timm_model", model)
-    return dict(getattr(part, "pretrained_cfg", None) or {})
+    return dict(getattr(unwrap(model), "pretrained_cfg", None) or {})

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from ..hub.push import create_repository, push_to_hub
+from ..nn.timm_wrapper import unwrap
 from .image_trainer import ImageTrainer
 
 __all__ = ["HubTrainer"]
@@ -89,7 +90,7 @@ class HubTrainer(ImageTrainer):
         average = nullcontext() if self._ema is None else self._ema.swapped(self.model)
         with average:
             return push_to_hub(
-                getattr(model, "timm_model", model),  # within transformers' TimmWrapper
+                unwrap(model),
                 str(self.hub_model_id),
                 directory=self.args.output_dir,
                 private=self.args.hub_private_repo if private is None else private,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import EvalPrediction
 
+from ..nn.trainable import latent_weight
 from ..quantizers.base import Quantizer
 from .fsdp import whole
 
@@ -57,8 +58,8 @@ def ternary_statistics(model: nn.Module, quantizers: Mapping[str, Quantizer]) ->
         return {}
     zeros, totals, values = [], [], {}
     for name, quantizer in quantizers.items():
-        layer: Any = model.get_submodule(name)
-        codes = quantizer.encode(whole(layer.parametrizations.weight.original)).codes
+        layer = model.get_submodule(name)
+        codes = quantizer.encode(whole(latent_weight(layer))).codes
         zeros.append((codes == 0).sum())
         totals.append(codes.numel())
         for parameter, value in quantizer.named_parameters():

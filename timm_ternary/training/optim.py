@@ -13,6 +13,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from ..nn.state_dict import readable_name
+from ..nn.timm_wrapper import unwrap, wrapper_prefix
 from .arguments.checks import takes
 from .arguments.trainer import TernaryTrainingArguments
 
@@ -94,8 +96,8 @@ def decay_names(model: nn.Module, exclude: Iterable[nn.Parameter] = ()) -> list[
     """
     skipped = {id(parameter) for parameter in exclude}
     kept: set[str] = set()
-    parts: tuple[Any, Any] = (model, getattr(model, "timm_model", None))
-    for prefix, part in zip(("", "timm_model."), parts, strict=True):
+    part: Any
+    for prefix, part in (("", model), (wrapper_prefix(model), unwrap(model))):
         if hasattr(part, "no_weight_decay"):
             kept.update(prefix + name for name in part.no_weight_decay())
     return [
@@ -105,7 +107,7 @@ def decay_names(model: nn.Module, exclude: Iterable[nn.Parameter] = ()) -> list[
         and id(parameter) not in skipped
         and not name.endswith(".bias")
         # A latent weight answers to the name of the weight that it stands for.
-        and name.replace(".parametrizations.weight.original", ".weight") not in kept
+        and readable_name(name) not in kept
     ]
 
 

@@ -12,17 +12,16 @@ import timm
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import set_seed
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .. import models  # noqa: F401  (registers them with timm)
 from ..checkpoint.directory import load_packed, save_float, save_packed
+from ..checkpoint.run_files import HISTORY_NAME, METRICS_NAME, TRAINING_NAME, newest_checkpoint
 from ..checkpoint.weights_file import WEIGHTS_NAME, is_packed_file
 from ..data.arguments import DataArguments
 from ..data.load import Data, load_data
 from ..evaluation import accuracy
-from ..files import HISTORY_NAME, METRICS_NAME, TRAINING_NAME, write_json
-from ..hub.push import push_directory
+from ..files import write_json
+from ..hub.push import PushOptions, push_directory
 from ..nn.convert import config_of, quantizers_of
 from ..nn.summary import summarize
 from ..quantizers import Quantizer
@@ -108,7 +107,7 @@ def fit(
             seconds=None if resume else metrics["train_runtime"],
             gpus=gpus,
         )
-        write_json(Path(args.output_dir) / TRAINING_NAME, facts)
+        write_json(Path(args.output_dir) / TRAINING_NAME, facts.to_dict())
         write_json(Path(args.output_dir) / HISTORY_NAME, trainer.state.log_history)
         metrics = _with_reloaded_accuracy(metrics, data, args)
         if args.push_to_hub:
@@ -148,15 +147,14 @@ def _with_reloaded_accuracy(
 
 def _publish(args: TernaryTrainingArguments, repo_id: str) -> None:
     """Upload the finished directory, which stays where it is if that fails."""
+    options = PushOptions(
+        private=args.hub_private_repo,
+        revision=args.hub_revision,
+        token=args.hub_token,
+        commit_message="End of training",
+    )
     try:
-        push_directory(
-            args.output_dir,
-            repo_id,
-            private=args.hub_private_repo,
-            revision=args.hub_revision,
-            token=args.hub_token,
-            commit_message="End of training",
-        )
+        push_directory(args.output_dir, repo_id, options)
     except (OSError, ValueError) as error:
         raise OSError(
             f"the result is in {args.output_dir}, but {error}; type: timm-ternary push "
@@ -217,20 +215,10 @@ def _resume(args: TernaryTrainingArguments) -> str | None:
         if not Path(asked).is_dir():
             raise ValueError(f"resume_from_checkpoint: there is no directory {asked!r}")
         return str(asked)
-    found = _last_checkpoint(Path(args.output_dir))
+    found = newest_checkpoint(args.output_dir)
     if found is None:
         raise ValueError(
             f"there is no checkpoint in {args.output_dir!r} to resume from: "
             "leave resume_from_checkpoint out to start anew"
         )
     return str(found)
-
-
-def _last_checkpoint(directory: Path) -> Path | None:
-    """The newest checkpoint that was written in full: the Trainer writes its state last."""
-    found = [
-        path.parent
-        for path in directory.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")
-        if path.parent.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-").isdigit()
-    ]
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

@@ -19,11 +19,21 @@ import torch
 from accelerate.utils import gather_object
 from timm.models import parse_model_name
 
+from ..checkpoint.run_files import (
+    METRICS_NAME,
+    TRAINING_NAME,
+    BaseFacts,
+    DatasetFacts,
+    HardwareFacts,
+    TrainingFacts,
+    read_metrics,
+    read_training,
+)
 from ..checkpoint.weights_file import WEIGHTS_NAME
 from ..config import TernaryConfig
 from ..data.arguments import TIMM, DataArguments
 from ..data.load import Data
-from ..files import METRICS_NAME, TRAINING_NAME, sha256
+from ..files import sha256
 from ..quantizers import resolve
 from ..version import __version__
 from .arguments.model import ModelArguments
@@ -53,7 +63,7 @@ def training_facts(
     state: Any,
     seconds: float | None,
     gpus: Sequence[str],
-) -> dict[str, Any]:
+) -> TrainingFacts:
     """The content of training.json. Of a path it holds the last name only.
 
     Args:
@@ -62,32 +72,28 @@ def training_facts(
         state: The Trainer's, after training.
         seconds: Of the whole training; None where only a part of it was timed.
         gpus: Of all processes; empty for a run on CPUs.
-
-    Returns:
-        ``weights_sha256`` of model.safetensors in the output directory; ``dataset``, ``base``,
-        ``ternary``, ``arguments`` (those that differ from their defaults), ``seconds``, ``steps``,
-        ``epochs``, ``hardware``, ``versions``, ``date``, ``evaluation`` (a command) and
-        ``left_out``: why another entry is null.
     """
     left_out: dict[str, str] = {}
     dataset = _dataset(data_args, data)
-    facts = {
-        "weights_sha256": sha256(Path(args.output_dir) / WEIGHTS_NAME),
-        "dataset": dataset,
-        "base": _base(model_args, start, dataset, left_out),
-        "ternary": None if config is None else resolve(config).to_dict(),
-        "arguments": _arguments(model_args) | _arguments(data_args) | _arguments(args),
-        "seconds": seconds,
-        "steps": state.global_step,
-        "epochs": state.epoch,
-        "hardware": {**_cpu(), "gpus": list(gpus), "processes": args.world_size},
-        "versions": _versions(),
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "evaluation": _evaluation(data_args, dataset, left_out),
-    }
+    base = _base(model_args, start, dataset, left_out)
+    evaluation = _evaluation(data_args, dataset, left_out)
     if seconds is None:
         left_out["seconds"] = "the run was resumed, and only its last part timed"
-    return {**facts, "left_out": left_out}
+    return TrainingFacts(
+        weights_sha256=sha256(Path(args.output_dir) / WEIGHTS_NAME),
+        dataset=dataset,
+        base=base,
+        ternary=None if config is None else resolve(config).to_dict(),
+        arguments=_arguments(model_args) | _arguments(data_args) | _arguments(args),
+        seconds=seconds,
+        steps=state.global_step,
+        epochs=state.epoch,
+        hardware=_hardware(gpus, args.world_size),
+        versions=_versions(),
+        date=datetime.now(timezone.utc).date().isoformat(),
+        evaluation=evaluation,
+        left_out=left_out,
+    )
 
 
 def gpu_names(args: TernaryTrainingArguments) -> list[str]:
@@ -98,19 +104,18 @@ def gpu_names(args: TernaryTrainingArguments) -> list[str]:
     return list(gather_object([name or args.device.type]))
 
 
-def _dataset(args: DataArguments, data: Data) -> dict[str, Any]:
-    """Name, splits and counts; a count is null for a stream."""
+def _dataset(args: DataArguments, data: Data) -> DatasetFacts:
     train, evaluation = (len(d) if isinstance(d, Sized) else None for d in (data.train, data.eval))
-    return {
-        "name": _dataset_name(args.dataset),
-        "hub_id": str(args.dataset) if _on_hub(args.dataset) else None,
-        "config": args.dataset_config,
-        "train_split": data.splits[0],
-        "train_images": train,
-        "eval_split": data.splits[1],
-        "eval_images": evaluation,
-        "classes": data.num_classes,
-    }
+    return DatasetFacts(
+        name=_dataset_name(args.dataset),
+        hub_id=str(args.dataset) if _on_hub(args.dataset) else None,
+        config=args.dataset_config,
+        train_split=data.splits[0],
+        train_images=train,
+        eval_split=data.splits[1],
+        eval_images=evaluation,
+        classes=data.num_classes,
+    )
 
 
 def _dataset_name(dataset: Any) -> str:
@@ -144,46 +149,41 @@ def _last_name(path: str) -> str:
 
 
 def _base(
-    args: ModelArguments, start: Start, dataset: Mapping[str, Any], left_out: dict[str, str]
-) -> dict[str, Any] | None:
+    args: ModelArguments, start: Start, dataset: DatasetFacts, left_out: dict[str, str]
+) -> BaseFacts | None:
     """The weights that the run started from; None where it started from random ones."""
     source, name = parse_model_name(args.model)
     directory = name if source == "local-dir" and start.trained else args.checkpoint
     if directory:
         accuracy = _float_accuracy(Path(directory).expanduser(), dataset, left_out)
-        return {"name": _last_name(directory), "hub_id": None, "float_accuracy": accuracy}
+        return BaseFacts(_last_name(directory), None, accuracy)
     if not start.trained:
         left_out["base"] = "the run started from random weights"
         return None
     left_out["float_accuracy"] = "the base checkpoint was not evaluated on this data set"
     hub_id = name.partition("@")[0] if source == "hf-hub" else start.cfg.get("hf_hub_id")
-    return {"name": hub_id or args.model, "hub_id": hub_id, "float_accuracy": None}
+    return BaseFacts(hub_id or args.model, hub_id)
 
 
-def _float_accuracy(
-    path: Path, dataset: Mapping[str, Any], left_out: dict[str, str]
-) -> float | None:
+def _float_accuracy(path: Path, dataset: DatasetFacts, left_out: dict[str, str]) -> float | None:
     """Of a checkpoint's own run, where that was float and on the same images."""
     weights = path / WEIGHTS_NAME if path.is_dir() else path
     missing = "float_accuracy"
     try:
-        facts, metrics = (
-            json.loads((weights.parent / name).read_text(encoding="utf-8"))
-            for name in (TRAINING_NAME, METRICS_NAME)
-        )
-        same_data, ternary = facts["dataset"] == dataset, facts["ternary"] is not None
-        same_file = facts["weights_sha256"] == sha256(weights)
-        accuracy = float(metrics["eval_accuracy"])
+        facts, metrics = read_training(weights.parent), read_metrics(weights.parent) or {}
+        accuracy, digest = float(metrics["eval_accuracy"]), sha256(weights)
     except (OSError, ValueError, KeyError, TypeError):
+        facts = None
+    if facts is None:
         left_out[missing] = (
             f"no {TRAINING_NAME} and {METRICS_NAME} of a float run beside the base checkpoint"
         )
         return None
-    if ternary:
+    if facts.ternary is not None:
         left_out[missing] = "the base checkpoint is ternary"
-    elif not same_data:
+    elif facts.dataset != dataset:
         left_out[missing] = "the base checkpoint was evaluated on another data set"
-    elif not same_file:
+    elif facts.weights_sha256 != digest:
         left_out[missing] = "the base checkpoint was changed after its evaluation"
     return None if missing in left_out else accuracy
 
@@ -220,9 +220,7 @@ def _public(value: Any) -> Any:
     return _last_name(text) if local else text
 
 
-def _evaluation(
-    args: DataArguments, dataset: Mapping[str, Any], left_out: dict[str, str]
-) -> str | None:
+def _evaluation(args: DataArguments, dataset: DatasetFacts, left_out: dict[str, str]) -> str | None:
     """The command that measures the accuracy again; DIR stands for the packed directory."""
     if args.dataset_config is not None:
         left_out["evaluation"] = "the command line takes no configuration of a Hub data set"
@@ -231,8 +229,8 @@ def _evaluation(
     if "evaluation" in left_out:
         return None
     options = {
-        "--dataset": dataset["name"],
-        "--split": dataset["eval_split"],
+        "--dataset": dataset.name,
+        "--split": dataset.eval_split,
         "--image-column": args.image_column,
         "--label-column": args.label_column,
         "--max-samples": args.max_eval_samples,
@@ -241,15 +239,15 @@ def _evaluation(
     return shlex.join(["timm-ternary", "evaluate", "DIR", *words])
 
 
-def _cpu() -> dict[str, Any]:
-    """Name and number of the CPU cores of this machine that the process may use."""
+def _hardware(gpus: Sequence[str], processes: int) -> HardwareFacts:
+    """Of the CPU: its name, and how many of its cores this process may use."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
         name = next((x.partition(":")[2].strip() for x in lines if "model name" in x), name)
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": name, "cores": count}
+    return HardwareFacts(name, count, list(gpus), processes)
 
 
 def _versions() -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +11,18 @@ import timm
 from timm.models import load_model_config_from_hf, parse_model_name, split_model_name_tag
 from torch import nn
 
-from ..checkpoint.directory import CONFIG_NAME
-from ..checkpoint.weights_file import WEIGHTS_NAME, read_weights
+from ..checkpoint.config_json import CONFIG_NAME, read_config
+from ..checkpoint.weights_file import WEIGHTS_NAME, read_file
 from ..compat.timm import directory_config
 from ..errors.hub import HTTPError, explain
 from ..errors.wording import flat, unknown
 from ..models.names import check_name
-from ..models.ternary import SUFFIX
+from ..models.sources import SOURCE_KEYS
+from ..names import is_ternary_name, ternary_name
+from ..nn.state_dict import weight_key
 from .arguments.model import ModelArguments
 
 __all__ = ["Start", "build_model", "find_start"]
-
-_SOURCE_KEYS = ("url", "file", "hf_hub_id", "hf_hub_filename", "source", "state_dict")
 
 
 @dataclass(frozen=True)
@@ -52,10 +51,10 @@ def find_start(args: ModelArguments) -> Start:
         start = _named(args, name)
     else:
         start = _stored(args, source, name)
-    if args.ternary is not None and not start.architecture.endswith(SUFFIX):
+    if args.ternary is not None and not is_ternary_name(start.architecture):
         raise ValueError(
             f"ternary is set, but {args.model!r} is a float model: "
-            f"type model: {start.architecture}{SUFFIX}, or leave ternary out"
+            f"type model: {ternary_name(start.architecture)}, or leave ternary out"
         )
     return start
 
@@ -97,7 +96,7 @@ def build_model(
     except (RuntimeError, TypeError, OSError, HTTPError) as error:  # timm's, for what does not fit
         lines = explain(error) or flat(error)
         raise ValueError(f"cannot build {args.model!r}: {lines[:500]}") from error
-    cfg = {k: v for k, v in dict(model.pretrained_cfg).items() if k not in _SOURCE_KEYS}
+    cfg = {k: v for k, v in dict(model.pretrained_cfg).items() if k not in SOURCE_KEYS}
     if size and size != tuple(start.cfg.get("input_size", ()))[1:]:
         cfg["pool_size"] = None  # it belongs to the other size
     model.pretrained_cfg = model.default_cfg = {**cfg, **data_cfg}
@@ -137,11 +136,7 @@ def _recorded(checkpoint: Path) -> dict[str, Any]:
     path = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / CONFIG_NAME
     if not path.is_file():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        found = dict(content.get("pretrained_cfg", {}))
-    except (AttributeError, ValueError, TypeError) as error:
-        raise ValueError(f"{path} is not a model's configuration: {error}") from error
+    found = read_config(path).pretrained_cfg
     names = ("input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation")
     return {key: found[key] for key in names if key in found}
 
@@ -153,7 +148,7 @@ def _kwargs(args: ModelArguments) -> Mapping[str, Any]:
 def _stored_form(args: ModelArguments, start: Start) -> dict[str, Any]:
     """A packed directory is trained in its trainable form."""
     source, _ = parse_model_name(args.model)
-    return {"packed": False} if source and start.architecture.endswith(SUFFIX) else {}
+    return {"packed": False} if source and is_ternary_name(start.architecture) else {}
 
 
 def _checkpoint(checkpoint: str, start: Start, num_classes: int) -> dict[str, Any]:
@@ -169,15 +164,16 @@ def _checkpoint(checkpoint: str, start: Start, num_classes: int) -> dict[str, An
             f"checkpoint {checkpoint!r}: no such file; give a .safetensors file, or the "
             f"output_dir of a finished run, which holds {WEIGHTS_NAME}"
         )
-    stored = read_weights(path)
+    file = read_file(path)
+    stored = file.stored
     _check_classes(checkpoint, stored.dense, start.cfg, num_classes)
     overlay: dict[str, Any] = {"num_classes": num_classes, "label_offset": 0, "custom_load": False}
-    first = stored.dense.get(f"{start.cfg.get('first_conv')}.weight")
+    first = stored.dense.get(weight_key(str(start.cfg.get("first_conv"))))
     if first is not None and first.ndim == 4:
         overlay["input_size"] = (first.shape[1], *start.cfg["input_size"][1:])
     ternary = stored.config is not None or bool(stored.quantizers)
-    if ternary and start.architecture.endswith(SUFFIX) and path.name == WEIGHTS_NAME:
-        overlay |= {"source": "local-dir", "file": str(path.parent)}
+    if ternary and is_ternary_name(start.architecture) and path.name == WEIGHTS_NAME:
+        overlay["state_dict"] = file  # with its codes; the entry point takes it as it was read
     else:
         overlay["state_dict"] = stored.dense
     return {"pretrained": True, "pretrained_cfg_overlay": overlay}
@@ -189,7 +185,7 @@ def _check_classes(
     classifier = cfg.get("classifier")
     names = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
     for name in names:
-        weight = tensors.get(f"{name}.weight")
+        weight = tensors.get(weight_key(name))
         if weight is not None and weight.shape[0] != num_classes:
             raise ValueError(
                 f"checkpoint {checkpoint!r} has {weight.shape[0]} classes, but the data have "

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from ...nn.state_dict import readable_name
 from ..fsdp import whole
 
 __all__ = ["check_ended", "check_finite_model", "check_share", "check_streaming"]
@@ -37,16 +38,14 @@ def check_finite_model(model: nn.Module, step: int, checkpoint: str | None) -> N
     name = next((n for n, p in named.items() if not torch.isfinite(whole(p)).all()), None)
     if name is None:
         return
-    shown = name.replace(".parametrizations.weight.0.", ".")
-    shown = shown.replace(".parametrizations.weight.original", ".weight")
     resume = (
         f"resume from {checkpoint} with --resume_from_checkpoint"
         if checkpoint
         else "there is no checkpoint to resume from"
     )
     raise ValueError(
-        f"{shown} is not finite after {step} optimizer steps: lower --learning_rate or "
-        f"--threshold_learning_rate; {resume}"
+        f"{readable_name(name)} is not finite after {step} optimizer steps: "
+        f"lower --learning_rate or --threshold_learning_rate; {resume}"
     )
 
 

@@ -1,0 +1,120 @@
+"""The file config.json: what timm, transformers and this project say there of a model.
+
+timm reads it on its own where it loads a directory; everybody else reads it here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..compat.timm import save_config
+from ..files import read_json
+
+__all__ = ["CONFIG_NAME", "ModelConfig", "read_config", "write_config"]
+
+CONFIG_NAME = "config.json"
+_TYPE = "let timm or timm_ternary write it: timm-ternary pack MODEL DIR"
+_WORDS = {str: "a text", int: "a whole number", dict: "an object"}
+_KINDS: dict[str, type] = {
+    "architecture": str,
+    "num_classes": int,
+    "model_args": dict,
+    "pretrained_cfg": dict,
+    "quantization_config": dict,
+}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What config.json says of a model; what it does not say is None, or empty.
+
+    Attributes:
+        path: Of the file, for errors.
+        architecture: timm's name, without a tag.
+        num_classes: Number of classes.
+        label_names: Their names.
+        model_args: What timm builds the model with; of a ternary one with ``ternary`` and
+            ``packed``.
+        pretrained_cfg: timm's: input size, mean, standard deviation, ...
+        quantization_config: transformers': as `nn.timm_wrapper.quantization_dict` makes it.
+    """
+
+    path: Path
+    architecture: str | None = None
+    num_classes: int | None = None
+    label_names: tuple[str, ...] = ()
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    pretrained_cfg: Mapping[str, Any] = field(default_factory=dict)
+    quantization_config: Mapping[str, Any] | None = None
+
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """Of an image, (channels, height, width); empty where the file does not say it."""
+        size = self.pretrained_cfg.get("input_size")
+        return tuple(n for n in size if isinstance(n, int)) if isinstance(size, list) else ()
+
+    def check_architecture(self, wanted: str | None = None) -> None:
+        """Refuse a file that names no architecture.
+
+        Args:
+            wanted: The architecture that the weights beside it are of, where they say it.
+
+        Raises:
+            ValueError: It names none, or another one.
+        """
+        if self.architecture is None:
+            raise ValueError(f"{self.path}: it names no architecture; {_TYPE}")
+        if wanted is not None and self.architecture != wanted:
+            raise ValueError(
+                f"{self.path}: the weights are those of {wanted!r}, not of {self.architecture!r}"
+            )
+
+
+def read_config(path: Path) -> ModelConfig:
+    """Read a config.json of timm, transformers or this project.
+
+    Args:
+        path: Of the file.
+
+    Raises:
+        ValueError: It is no JSON object, or an entry is of another type. One line that names it.
+        OSError: It cannot be read.
+    """
+    try:
+        values = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; {_TYPE}") from None
+    # transformers writes null for what it does not know.
+    found = {key: values[key] for key in _KINDS if values.get(key) is not None}
+    for key, value in found.items():
+        if not isinstance(value, _KINDS[key]) or isinstance(value, bool):
+            words, got = _WORDS[_KINDS[key]], type(value).__name__
+            raise ValueError(f"{path}: {key} must be {words}, got {got}; {_TYPE}")
+    names = values.get("label_names")
+    labels = tuple(map(str, names)) if isinstance(names, list) else ()
+    return ModelConfig(path, label_names=labels, **found)
+
+
+def write_config(model: nn.Module, path: Path, extra: dict[str, Any], **arguments: Any) -> None:
+    """Write timm's config.json of `model`.
+
+    Args:
+        model: A timm model.
+        path: Of the file.
+        extra: More top-level entries; those of ``pretrained_cfg`` go over the model's own.
+        **arguments: More entries of ``model_args``.
+    """
+    pretrained_cfg: Any = model.pretrained_cfg
+    if pretrained_cfg.get("label_names"):
+        extra = {**extra, "label_names": pretrained_cfg["label_names"]}
+    save_config(model, path, extra=extra, model_args=arguments)
+    values = read_json(path)
+    # TimmWrapper passes num_classes itself: twice is an error. It stands at the top level too.
+    values.get("model_args", {}).pop("num_classes", None)
+    path.write_text(json.dumps(values, indent=2) + "\n")
