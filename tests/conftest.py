@@ -25,12 +25,13 @@ pytest_plugins = ["command_line", "hub_server", "two_processes"]
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """No processes beside this one where they would cost more than they save; else xdist decides.
 
-    Measurements and tests of a GPU want the machine to themselves; a few files are done before
-    other processes have imported torch and transformers.
+    Measurements and tests of a GPU want the machine to themselves; what is not slow of a few files
+    is done before other processes have imported torch and transformers.
     """
-    alone = re.search(r"(?<!not )\b(benchmark|gpu)\b", config.option.markexpr)
+    asked = re.findall(r"(?<!not )\b(benchmark|gpu|slow)\b", config.option.markexpr)
     files = all(os.path.isfile(name.partition("::")[0]) for name in config.args)
-    return 0 if alone or files else None
+    alone = "benchmark" in asked or "gpu" in asked or (files and "slow" not in asked)
+    return 0 if alone else None
 
 
 def pytest_collection_finish() -> None:
