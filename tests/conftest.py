@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from pathlib import Path
@@ -18,7 +19,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 )
 
 # Their fixtures are for every test.
-pytest_plugins = ["command_line", "hub_server"]
+pytest_plugins = ["command_line", "hub_server", "two_processes"]
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
@@ -30,3 +31,13 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     alone = re.search(r"(?<!not )\b(benchmark|gpu)\b", config.option.markexpr)
     files = all(os.path.isfile(name.partition("::")[0]) for name in config.args)
     return 0 if alone or files else None
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what is there for good: most of all, modules.
+
+    accelerate collects at the start of each training, which otherwise takes longer than the
+    few steps of a test.
+    """
+    gc.collect()
+    gc.freeze()

@@ -5,8 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from timm_ternary import TernaryCode
+from timm_ternary.code import fold_batch_norm
 
 SHAPES = [(5, 7), (4, 3, 2, 2), (6, 2, 3), (5,), (1, 1)]
 
@@ -110,3 +112,32 @@ SCALE = torch.ones(2, 4)
 def test_wrong_shapes_and_dtypes_raise(codes, pos, neg, message):
     with pytest.raises(ValueError, match=message):
         TernaryCode(codes, pos, neg)
+
+
+def test_a_code_knows_its_rows_of_scales():
+    one, two = make(), make(two_scales=True)
+    assert two.scale_rows == one.scale_rows == 2  # equal by chance, but told apart
+    shared = TernaryCode(one.codes, one.pos, one.pos)
+    assert shared.scale_rows == shared.to("cpu").scale_rows == 1
+    assert shared.scaled(torch.arange(1.0, 5)).scale_rows == 1
+    assert TernaryCode(one.codes, one.pos, one.pos, 2).scale_rows == 2
+    with pytest.raises(ValueError, match="scale_rows must be 1 or 2, got 3"):
+        TernaryCode(one.codes, one.pos, one.pos, 3)
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize(("bases", "scales", "two_scales"), [(1, 1, False), (2, 6, True)])
+def test_a_folded_batch_norm_is_that_batch_norm(bases, scales, two_scales, with_bias):
+    code = make(bases, (6, 3, 2, 2), scales, two_scales=two_scales, dtype=torch.float64)
+    torch.manual_seed(1)
+    gamma, beta, mean, bias = torch.randn(4, 6, dtype=torch.float64)
+    var = torch.rand(6, dtype=torch.float64)
+    images = torch.randn(2, 3, 5, 5, dtype=torch.float64)
+    before = F.conv2d(images, code.decode(), bias if with_bias else None)
+    expected = F.batch_norm(before, mean, var, gamma, beta, eps=1e-3)
+    own = {"bias": bias} if with_bias else {}
+    folded, shift = fold_batch_norm(
+        code, gamma=gamma, beta=beta, mean=mean, var=var, eps=1e-3, **own
+    )
+    assert torch.equal(folded.codes, code.codes) and folded.scale_rows == code.scale_rows
+    torch.testing.assert_close(F.conv2d(images, folded.decode(), shift), expected)

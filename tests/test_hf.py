@@ -30,6 +30,8 @@ from transformers import (
     AutoModelForImageClassification,
     BertConfig,
     BertModel,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
     Trainer,
     TrainingArguments,
     pipeline,
@@ -53,6 +55,8 @@ from timm_ternary.nn.convert import is_packed, ternary_layers
 from timm_ternary.nn.forms import layer_code
 from timm_ternary.packing.encodings import ENCODINGS
 from timm_ternary.training import TernaryTrainer, TernaryTrainingArguments
+
+pytestmark = pytest.mark.canary
 
 MODELS = {
     "plain": ("test_resnet_tern", config("ttq"), "2bit"),
@@ -417,6 +421,24 @@ class TestFloats:
         assert not model.config.architecture.endswith("_tern")
         assert model.num_parameters() == sum(p.numel() for p in model.parameters())
         assert_same(model, x, expected)
+
+
+class TestNamesInFiles:
+    """timm loads what transformers saves, also where the names are those within the wrapper."""
+
+    @pytest.mark.parametrize("packed", [False, True])
+    def test_of_a_wrapper_that_from_pretrained_did_not_make(
+        self, packed: bool, tmp_path: Path
+    ) -> None:
+        save_float(trained("test_resnet"), tmp_path / "float")
+        made_of = TimmWrapperConfig.from_pretrained(tmp_path / "float")
+        wrapped = timm_ternary.ternarize_(TimmWrapperForImageClassification(made_of), "ttq")
+        if packed:
+            timm_ternary.pack_(wrapped)
+        wrapped.save_pretrained(tmp_path / "saved")
+        loaded = timm.create_model(f"local-dir:{tmp_path / 'saved'}", pretrained=True)
+        assert is_packed(loaded) == packed
+        assert_same(loaded, image(), logits(wrapped, image()))
 
 
 class TestOnTheFly:

@@ -22,10 +22,11 @@ HEAVY = (
 
 # From low to high (DESIGN.md). A module imports from lower rows only; "" is the package itself.
 LAYERS = (
-    {"errors", "errors.wording", "files", "version"},
+    {"compat", "compat.*", "errors", "errors.wording", "files", "version"},
     {"code", "config", "errors.hub", "packing.encodings"},
     {"packing"},
     {"packing.tensors"},
+    {"quantizers.registry"},
     {"quantizers.scale_curve", "quantizers.soft", "quantizers.straight_through"},
     {"quantizers.base"},
     {f"quantizers.{name}" for name in quantizers.names()},
@@ -125,6 +126,21 @@ def test_no_cycles_within_a_package() -> None:
     done: set[str] = set()
     for name in edges:
         visit(name, ())
+
+
+def test_private_names_of_other_libraries_stand_in_compat_only() -> None:
+    for name, path in modules().items():
+        if name.startswith("compat."):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or not node.module or node.level:
+                continue
+            library, *inner = node.module.split(".")
+            if library in ("timm", "transformers", "huggingface_hub", "accelerate", "datasets"):
+                private = [
+                    part for part in [*inner, *(a.name for a in node.names)] if part[0] == "_"
+                ]
+                assert not private, f"{name} imports {node.module}: {private}"
 
 
 @pytest.mark.multi_process

@@ -1,4 +1,4 @@
-"""The value every method ends in: integer codes and their scales."""
+"""The value every method ends in: integer codes and their scales; and a batch norm folded in."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["TernaryCode"]
+__all__ = ["TernaryCode", "fold_batch_norm"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,18 +21,26 @@ class TernaryCode:
         codes: int8, ``(bases, *weight.shape)``, values -1, 0 or +1.
         pos: Floating point, ``(bases, 1)`` (one scale a layer) or ``(bases, out)`` (one a channel).
         neg: Same shape and dtype as `pos`; the magnitude of the negative value.
+        scale_rows: Rows of scales that a file holds a base: 1 where both signs share one scale
+            (`pos` and `neg` are then equal), 2 where they do not. Unset: 1 where `pos` and `neg`
+            are the same tensor.
     """
 
     codes: Tensor
     pos: Tensor
     neg: Tensor
+    scale_rows: int = 0
 
     def __post_init__(self) -> None:
-        """Check shapes and dtypes (values are checked where they come from outside: checkpoint.py).
+        """Check shapes and dtypes (values are checked where they come from outside: packing/).
 
         Raises:
             ValueError: A dtype or a shape does not fit the description above.
         """
+        if self.scale_rows == 0:
+            object.__setattr__(self, "scale_rows", 1 if self.pos is self.neg else 2)
+        if self.scale_rows not in (1, 2):
+            raise ValueError(f"scale_rows must be 1 or 2, got {self.scale_rows!r}")
         if torch.jit.is_tracing():
             return  # sizes are tensors there
         if self.codes.dtype != torch.int8 or self.codes.ndim < 2:
@@ -91,4 +99,46 @@ class TernaryCode:
 
     def to(self, device: torch.device | str) -> TernaryCode:
         """The same code on `device`."""
-        return TernaryCode(self.codes.to(device), self.pos.to(device), self.neg.to(device))
+        codes, pos, neg = (tensor.to(device) for tensor in (self.codes, self.pos, self.neg))
+        return TernaryCode(codes, pos, neg, self.scale_rows)
+
+    def scaled(self, factor: Tensor) -> TernaryCode:
+        """The code of the weight whose output channels are multiplied by `factor`.
+
+        Args:
+            factor: ``(out,)``, in any sign; the product is taken in float64 and rounded once.
+
+        Returns:
+            One scale an output channel, in the dtype of `pos`.
+        """
+        pos, neg = ((scale.double() * factor).to(scale.dtype) for scale in (self.pos, self.neg))
+        return TernaryCode(self.codes, pos, neg, self.scale_rows)
+
+
+def fold_batch_norm(
+    code: TernaryCode,
+    *,
+    gamma: Tensor,
+    beta: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    eps: float,
+    bias: Tensor | None = None,
+) -> tuple[TernaryCode, Tensor]:
+    """A batch norm behind a ternary layer as scales and bias of that layer.
+
+    ``gamma (w x + b - mean) / sqrt(var + eps) + beta = (f w) x + (beta + f (b - mean))`` with
+    ``f = gamma / sqrt(var + eps)``: the codes stay, and each output channel gets its own scale.
+
+    Args:
+        code: Of the layer's weight w.
+        gamma, beta, mean, var: Of the norm in evaluation mode, each ``(out,)``.
+        eps: Of the norm.
+        bias: b, ``(out,)``; None: the layer has none.
+
+    Returns:
+        The code of ``f w``, and the bias, float64 ``(out,)``.
+    """
+    factor = gamma.double() / (var.double() + eps).sqrt()
+    own = -mean.double() if bias is None else bias.double() - mean.double()
+    return code.scaled(factor), beta.double() + factor * own

@@ -23,6 +23,12 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from . import packing, quantizers
 from .checkpoint.directory import packed_parts
 from .checkpoint.weights_file import check_digests, is_packed_file
+from .compat.transformers import (
+    is_loaded,
+    keeping_renamings,
+    mark_loaded,
+    overridable_when_loading,
+)
 from .config import TernaryConfig
 from .errors.wording import unknown
 from .models import register_ternary
@@ -73,7 +79,7 @@ class TernaryQuantizationConfig(QuantizationConfigMixin):
             raise ValueError(unknown("quant_method", quant_method, [QUANT_METHOD]))
         self.quant_method = QUANT_METHOD
         self.ternary = TernaryConfig(method, granularity, tuple(exclude), options or {})
-        quantizers.check(self.ternary)
+        quantizers.check(self.ternary, coded=True)  # packing asks again
         packing.check_encoding(encoding)
         self.encoding = encoding
         self.dequantize = dequantize
@@ -88,7 +94,7 @@ class TernaryQuantizationConfig(QuantizationConfigMixin):
 
 
 # Else transformers ignores `dequantize` where a directory has a configuration of its own.
-auto.LOADING_ATTRIBUTES_CONFIG_TYPES += (TernaryQuantizationConfig,)
+overridable_when_loading(TernaryQuantizationConfig)
 SKELETON_ENCODINGS.update(packing.ENCODINGS)
 
 
@@ -131,7 +137,7 @@ class TernaryHfQuantizer(HfQuantizer):
         layer: Any
         for layer in ternary_layers(model).values():
             # Else transformers asks for the weight, to initialize it, before the codes are decoded.
-            layer._is_hf_initialized = True
+            mark_loaded(layer)
         self.dtype = model.dtype
         return model
 
@@ -162,6 +168,11 @@ class TernaryHfQuantizer(HfQuantizer):
         self.quantization_config.ternary = config
         describe(model, config, self.quantization_config.encoding)
         model.config.quantization_config = self.quantization_config
+
+    def remove_quantization_config(self, model: Any) -> None:
+        """As transformers'; how the names in the file differ from the model's stays known."""
+        with keeping_renamings(model):
+            super().remove_quantization_config(model)
 
     def get_state_dict_and_metadata(
         self, model: Any
@@ -211,7 +222,7 @@ def _decode(name: str, layer: Any) -> None:
     held = {**layer._parameters, **layer._buffers}
     for key, tensor in held.items():
         # transformers would go on with random values.
-        if tensor is not None and not getattr(tensor, "_is_hf_initialized", False):
+        if tensor is not None and not is_loaded(tensor):
             raise ValueError(
                 f"tensor {name}.{key} is missing in the file, or has another shape; for other "
                 "classes type: timm.create_model(..., pretrained=True, num_classes=N)"

@@ -9,12 +9,13 @@ import sys
 from typing import Any
 
 from .errors.wording import flat
+from .quantizers import import_methods, take_imports
 from .training.arguments.recipe import describe, parse
 from .training.run import ARGUMENTS, fit
 
 __all__ = ["main"]
 
-_USAGE = "python -m timm_ternary.train RECIPE.yaml [--field value]..."
+_USAGE = "python -m timm_ternary.train RECIPE.yaml [--import MODULE] [--field value]..."
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -35,6 +36,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     try:
         if not words:
             raise ValueError(f"no recipe is given; type: {_USAGE}")
+        words, modules = take_imports(words)
+        import_methods(modules)
         return fit(*parse(words, *ARGUMENTS)).metrics
     except (OSError, ValueError) as error:  # OSError: what is read or written is not there
         # An error in a worker of the loader comes with the traceback before it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -209,7 +210,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, workers: int)
     path = parquet(tmp_path / "d")
     options = {"save_strategy": "steps", "save_steps": 5, "dataloader_num_workers": workers}
     whole = run(tmp_path / "out", path, **options)
+    others = multiprocessing.active_children()
     whole.train()
+    # Those that outlive it hold up, for seconds each, whoever drops the Trainer.
+    assert set(multiprocessing.active_children()) <= set(others)
     assert whole.state.global_step == 8 and len(losses(whole)) == 8
     resumed = run(tmp_path / "out", path, **options)
     resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-5"))

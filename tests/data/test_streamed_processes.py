@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import torch
 from streams import numbered
 from torch import Tensor, nn
 from trainer_models import arguments
+from two_processes import TwoProcesses
 
 from timm_ternary.data.datasets.in_memory import collate
 from timm_ternary.training.image_trainer import ImageTrainer
@@ -53,7 +51,8 @@ def _levels(batch: Any) -> list[int]:
     return [int(level) for level in batch["pixel_values"].flatten()]
 
 
-def _child(output: Path) -> None:
+def child(output: Path) -> dict[int, Any]:
+    """What each of two processes finds, by the number of images."""
     results = {}
     for count in (13, 14):
         run = _trainer(output, count)
@@ -66,23 +65,12 @@ def _child(output: Path) -> None:
             "predicted": predicted.predictions.argmax(1).tolist(),
             "accuracy": run.evaluate()["eval_accuracy"],
         }
-    torch.save(results, output / f"{torch.distributed.get_rank()}.pt")
-    torch.distributed.destroy_process_group()
-
-
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[int, Any]]:
-    """What each of two processes found, by the number of images."""
-    output = tmp_path_factory.mktemp("two")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run([*torchrun, __file__, str(output)], env=environment, check=True, timeout=300)
-    return [torch.load(output / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    return results
 
 
 @pytest.mark.parametrize("count", [13, 14])
-def test_two_processes_see_every_image_once(ranks: list[dict[int, Any]], count: int) -> None:
-    first, second = (rank[count] for rank in ranks)
+def test_two_processes_see_every_image_once(two_processes: TwoProcesses, count: int) -> None:
+    first, second = (rank[count] for rank in two_processes.found)
     # Pass 0 is 0, 1, 2, ...; pass 1 begins with image 1.
     order = [*range(count), *range(1, count), 0]
     shared = [level for pair in zip(first["train"], second["train"], strict=True) for level in pair]
@@ -92,7 +80,3 @@ def test_two_processes_see_every_image_once(ranks: list[dict[int, Any]], count: 
         # Labels are level % 3.
         hits = sum(level // 2 * 2 == level % 3 for level in range(count))
         assert rank["accuracy"] == pytest.approx(hits / count)
-
-
-if __name__ == "__main__":
-    _child(Path(sys.argv[1]))

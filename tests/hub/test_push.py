@@ -29,7 +29,7 @@ from timm_ternary.hub import verify
 from timm_ternary.hub.card import write_card
 from timm_ternary.hub.push import push_directory, push_to_hub
 
-pytestmark = pytest.mark.hub
+pytestmark = [pytest.mark.hub, pytest.mark.canary]
 
 REPO = f"{OWNER}/net"
 MODEL_FILES = {"model.safetensors", "config.json", "README.md"}

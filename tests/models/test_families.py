@@ -41,28 +41,30 @@ METHODS: dict[str, Any] = {
     **{name: name for name in quantizers.names() if name != "tga"},  # tga: all of FAST
     "tga of two bases": {"method": "tga", "options": {"init_factor": [0.05, 0.2]}},
 }
+# timm's models for tests; layers that are read but never called; a dozen that differ most.
 FAST = """
 test_byobnet test_convnext test_convnext2 test_convnext3 test_efficientnet test_efficientnet_evos
 test_efficientnet_gn test_efficientnet_ln test_mambaout test_coatnet test_maxvit test_nfnet
-test_resnet test_vit test_vit2 test_vit3 test_vit4 test_vit_relpos beit_base_patch16_224
-cait_xxs24_224 convit_tiny cs3darknet_focus_s cspnext_tiny deit_tiny_patch16_224
-deit_tiny_distilled_patch16_224 dla46x_c edgenext_xx_small efficientformerv2_s0 efficientvit_b0
-efficientvit_m0 vit_tiny_patch16_dinov3_qkvb fasternet_t0 fastvit_t8 ghostnet_050 hgnetv2_b0
-inception_next_atto lcnetv2_small levit_128s mobilenetv3_small_050 mobilevit_xxs pit_ti_224
-poolformerv2_s12 pvt_v2_b0 regnetx_002 repghostnet_050 resnest14d resnetv2_18 rexnet_100 shvit_s1
-skresnet18 starnet_s050 swiftformer_xs swin_tiny_patch4_window7_224 swinv2_tiny_window8_256
-tf_mobilenetv3_small_minimal_100 tiny_vit_5m_224 xcit_nano_12_p16_224 resnet8_cifar
+test_resnet test_vit test_vit2 test_vit3 test_vit4 test_vit_relpos
+beit_base_patch16_224 swinv2_tiny_window8_256 vit_tiny_patch16_dinov3_qkvb
+cait_xxs24_224 cspnext_tiny deit_tiny_distilled_patch16_224 dla46x_c edgenext_xx_small
+mobilenetv3_small_050 mobilevit_xxs pvt_v2_b0 regnetx_002 resnet8_cifar starnet_s050
+swin_tiny_patch4_window7_224
 """.split()
 SLOW = """
-alexnet_bn coat_tiny convmixer_768_32 cpubone_nano crossvit_tiny_240 csatv2 davit_tiny
-deepseek_vit_412m densenet121 dpn48b efficientformer_l1 efficientvim_m1 ese_vovnet19b_slim_dw
-focalnet_tiny_srf gcvit_xxtiny gemma4_vit_167m gmlp_ti16_224 halonet_h1 hardcorenas_b
-hiera_tiny_224 hrnet_w18_small iformer_t inception_resnet_v2 inception_v3 inception_v4
-legacy_seresnet18 legacy_xception lowformer_b0 mobilenetv5_base mvitv2_tiny
-naflexvit_base_patch16_parfac_gap nasnetalarge nest_tiny nextvit_small pnasnet5large qwen3_vit_88m
-rdnet_tiny repvit_m1 res2next50 resnetv2_50x1_bit sam2_hiera_tiny samvit_base_patch16_224
-selecsls42 sequencer2d_s swinv2_cr_tiny_ns_224 tnt_s_legacy_patch16_224 tresnet_m twins_svt_small
-vgg11_bn visformer_tiny vit_tiny_r_s16_p8_224 vitamin_small_224 volo_d1_224 xception41p
+alexnet_bn coat_tiny convit_tiny convmixer_768_32 cpubone_nano crossvit_tiny_240 cs3darknet_focus_s
+csatv2 davit_tiny deepseek_vit_412m deit_tiny_patch16_224 densenet121 dpn48b efficientformer_l1
+efficientformerv2_s0 efficientvim_m1 efficientvit_b0 efficientvit_m0 ese_vovnet19b_slim_dw
+fasternet_t0 fastvit_t8 focalnet_tiny_srf gcvit_xxtiny gemma4_vit_167m ghostnet_050 gmlp_ti16_224
+halonet_h1 hardcorenas_b hgnetv2_b0 hiera_tiny_224 hrnet_w18_small iformer_t inception_next_atto
+inception_resnet_v2 inception_v3 inception_v4 lcnetv2_small legacy_seresnet18 legacy_xception
+levit_128s lowformer_b0 mobilenetv5_base mvitv2_tiny naflexvit_base_patch16_parfac_gap nasnetalarge
+nest_tiny nextvit_small pit_ti_224 pnasnet5large poolformerv2_s12 qwen3_vit_88m rdnet_tiny
+repghostnet_050 repvit_m1 res2next50 resnest14d resnetv2_18 resnetv2_50x1_bit rexnet_100
+sam2_hiera_tiny samvit_base_patch16_224 selecsls42 sequencer2d_s shvit_s1 skresnet18 swiftformer_xs
+swinv2_cr_tiny_ns_224 tf_mobilenetv3_small_minimal_100 tiny_vit_5m_224 tnt_s_legacy_patch16_224
+tresnet_m twins_svt_small vgg11_bn visformer_tiny vit_tiny_r_s16_p8_224 vitamin_small_224
+volo_d1_224 xception41p xcit_nano_12_p16_224
 """.split()
 
 
@@ -137,12 +139,12 @@ def test_contract_of_every_method(base: str, method: str, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("base", SLOW)
-def test_contract_of_large_models(base: str, tmp_path: Path) -> None:
+def test_contract_of_other_families(base: str, tmp_path: Path) -> None:
     _check(base, tmp_path)
 
 
 def test_every_family_is_covered() -> None:
-    assert len({_model_to_module[base] for base in FAST}) >= 40
+    assert len({_model_to_module[base] for base in FAST}) >= 20
     covered = {_model_to_module[base] for base in (*FAST, *SLOW)}
     assert covered == set(timm.list_modules()) - {"ternary"}
     tests = set(timm.list_models("test_*", exclude_filters="*_tern"))

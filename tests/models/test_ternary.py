@@ -23,6 +23,8 @@ from timm_ternary.checkpoint.directory import save_packed
 from timm_ternary.checkpoint.weights_file import WEIGHTS_NAME
 from timm_ternary.nn.convert import config_of, is_packed, pack_, ternary_layers
 
+pytestmark = pytest.mark.canary
+
 BASE, NAME = "test_resnet", "test_resnet_tern"
 OURS = ("timm.", "timm_ternary.")
 

@@ -272,13 +272,13 @@ class TestTensors:
     def test_round_trip(self, method: str, granularity: str, encoding: str) -> None:
         layer, _ = trainable("conv3d", config(method, granularity))
         code = layer_code(layer)
-        rows = quantizer_of(layer).scale_rows
         data = encode(code.codes.flatten(1), encoding)
         if encoding == "zstd":
             data = encode(code.codes.flatten(1), "2bit")
-        back = code_from_tensors(data, scale_tensor(code, rows), code.shape)
+        back = code_from_tensors(data, scale_tensor(code), code.shape)
         assert torch.equal(back.codes, code.codes)
         assert torch.equal(back.pos, code.pos) and torch.equal(back.neg, code.neg)
+        assert back.scale_rows == code.scale_rows == quantizer_of(layer).scale_rows
 
     def test_names_the_tensor(self) -> None:
         shape, scale = torch.Size([2, 4]), torch.ones(1, 1, 1)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from timm_ternary import TernaryConfig, quantizers
-from timm_ternary.quantizers import Quantizer, base
+from timm_ternary.quantizers import Quantizer, registry
 
 SHAPES = {
     "linear": (8, 20),
@@ -316,7 +316,7 @@ def test_repr_names_the_method_and_its_options(method):
     quantizer = make(method, draw((6, 20)), "channel")
     shown = repr(quantizer)
     assert quantizer.name in shown and "granularity='channel'" in shown
-    for option in base.option_defaults(type(quantizer)):
+    for option in registry.option_defaults(type(quantizer)):
         assert f"{option}=" in shown
 
 
@@ -349,7 +349,7 @@ def test_check_finds_values_out_of_range():
 
 
 def test_a_name_is_registered_once(monkeypatch):
-    monkeypatch.setattr(base, "_methods", dict(base._methods))
+    monkeypatch.setattr(registry, "_methods", dict(registry._methods))
 
     class Mine(Quantizer):
         name = "mine"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import transformers
 from packaging.version import Version
 from torch import nn
 from trainer_models import CLASSES, losses, small_net, trainer
+from two_processes import TwoProcesses
 
 pytestmark = pytest.mark.multi_process
 
@@ -48,23 +46,13 @@ def _run(output: Path, method: str, accumulation: int, resume: bool) -> dict[str
     }
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two processes found, by method."""
-    output = tmp_path_factory.mktemp("two")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run([*torchrun, __file__, str(output)], env=environment, check=True, timeout=300)
-    return [torch.load(output / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_equal_one_with_two_batches(
-    tmp_path: Path, ranks: list[dict[str, Any]], method: str
+    tmp_path: Path, two_processes: TwoProcesses, method: str
 ) -> None:
     one = _run(tmp_path, method, accumulation=2, resume=False)
     assert one["world"] == 1
-    both = [rank[method] for rank in ranks]
+    both = [rank[method] for rank in two_processes.found]
     for rank in both:
         assert rank["world"] == 2
         assert rank["state"].keys() == one["state"].keys()
@@ -82,7 +70,8 @@ def test_two_processes_equal_one_with_two_batches(
     assert first["metrics"]["eval_accuracy"] == one["metrics"]["eval_accuracy"]
 
 
-def _child(output: Path) -> None:
+def child(output: Path) -> dict[str, Any]:
+    """What each of two processes finds, by method."""
     results = {}
     for method in METHODS:
         result = _run(output / method, method, accumulation=1, resume=False)
@@ -91,9 +80,4 @@ def _child(output: Path) -> None:
         if RESUMES:
             result["resumed"] = _run(output / method, method, accumulation=1, resume=True)["state"]
         results[method] = result
-    torch.save(results, output / f"{torch.distributed.get_rank()}.pt")
-    torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    _child(Path(sys.argv[1]))
+    return results

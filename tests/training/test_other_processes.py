@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +12,14 @@ import transformers
 from packaging.version import Version
 from torch import nn
 from trainer_models import losses, small_net, trainer
+from two_processes import TwoProcesses
+
+RESUMES = Version(transformers.__version__) >= Version("5.23")
 
 pytestmark = [
     pytest.mark.multi_process,
     pytest.mark.skipif(
-        Version(transformers.__version__) < Version("5.23"),
+        not RESUMES,
         reason="transformers 5.17 cannot load an optimizer in several processes on the CPU",
     ),
 ]
@@ -45,44 +46,33 @@ def _run(output: Path, method: str, processes: int, start: Path | None = None) -
     return {"state": run.model.state_dict(), "losses": losses(run)}
 
 
-def _in_two_processes(output: Path, start: Path | None = None) -> list[dict[str, Any]]:
-    """What each of two processes found, by method."""
-    output.mkdir(exist_ok=True)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    words = [str(output), *([] if start is None else [str(start)])]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run([*torchrun, __file__, *words], env=environment, check=True, timeout=300)
-    return [torch.load(output / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+def prepare(output: Path) -> None:
+    """What one process finds that is never stopped; its checkpoints are the two's starts."""
+    whole = {method: _run(output / "one" / method, method, processes=1) for method in METHODS}
+    torch.save(whole, output / "one.pt")
 
 
-def test_the_number_of_processes_may_change(tmp_path: Path) -> None:
-    whole = {method: _run(tmp_path / method, method, processes=1) for method in METHODS}
-    # From one process to two: the checkpoints of the run above.
-    more = _in_two_processes(tmp_path / "more", start=tmp_path)
-    # From two to one: the checkpoints that those two have written.
+def child(output: Path) -> dict[str, Any]:
+    """What each of two processes finds, by method."""
+    if not RESUMES:
+        return {}
+    return {
+        method: _run(output / "two" / method, method, 2, start=output / "one" / method)
+        for method in METHODS
+    }
+
+
+def test_the_number_of_processes_may_change(tmp_path: Path, two_processes: TwoProcesses) -> None:
+    output, more = two_processes
+    whole = torch.load(output / "one.pt", weights_only=True)
     for method in METHODS:
-        files = {p.name for p in (tmp_path / "more" / method / "checkpoint-6").iterdir()}
-        assert {"rng_state_0.pth", "rng_state_1.pth"} <= files
-        (tmp_path / "more" / method / "checkpoint-6").rename(
-            tmp_path / "more" / method / f"checkpoint-{STOP}"
-        )
-        fewer = _run(tmp_path / "fewer" / method, method, 1, start=tmp_path / "more" / method)
+        # From two to one: the checkpoints that those two have written.
+        last = output / "two" / method / "checkpoint-6"
+        assert {"rng_state_0.pth", "rng_state_1.pth"} <= {path.name for path in last.iterdir()}
+        shutil.copytree(last, tmp_path / "two" / method / f"checkpoint-{STOP}")
+        fewer = _run(tmp_path / "fewer" / method, method, 1, start=tmp_path / "two" / method)
         for found in (more[0][method], more[1][method], fewer):
             assert len(found["losses"]) == len(whole[method]["losses"]) == 10
             assert found["losses"] == pytest.approx(whole[method]["losses"], rel=1e-6)
             for name, value in found["state"].items():
                 assert torch.equal(value, whole[method]["state"][name]), f"{method}: {name}"
-
-
-def _child(output: Path, start: Path | None) -> None:
-    results = {}
-    for method in METHODS:
-        results[method] = _run(
-            output / method, method, 2, start=None if start is None else start / method
-        )
-    torch.save(results, output / f"{torch.distributed.get_rank()}.pt")
-    torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    _child(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None)

@@ -22,6 +22,8 @@ from transformers import TrainingArguments
 from timm_ternary.nn.convert import quantizers_of
 from timm_ternary.training.trainer import TernaryTrainer
 
+pytestmark = pytest.mark.canary
+
 
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_rate_zero_equals_the_stock_trainer(tmp_path: Path, accumulation: int) -> None:

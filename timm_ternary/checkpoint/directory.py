@@ -11,10 +11,10 @@ from typing import Any
 
 import safetensors.torch
 import timm
-from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
 from .. import packing
+from ..compat.timm import write_config
 from ..config import TernaryConfig
 from ..errors.wording import flat
 from ..files import atomic_write
@@ -209,7 +209,7 @@ def _write_config(model: nn.Module, path: Path, extra: dict[str, Any], **argumen
     pretrained_cfg: Any = model.pretrained_cfg
     if pretrained_cfg.get("label_names"):
         extra = {**extra, "label_names": pretrained_cfg["label_names"]}
-    save_config_for_hf(model, str(path), model_config=extra, model_args=arguments)
+    write_config(model, path, extra=extra, model_args=arguments)
     values = json.loads(path.read_text())
     # TimmWrapper passes num_classes itself: twice is an error. It stands at the top level too.
     values.get("model_args", {}).pop("num_classes", None)

@@ -25,7 +25,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .. import packing, quantizers
+from .. import packing
 from ..code import TernaryCode
 from ..config import TernaryConfig
 from ..errors.wording import flat
@@ -44,6 +44,7 @@ __all__ = [
     "read_weights",
 ]
 
+_WRAPPER = "timm_model."
 _logger = logging.getLogger(__name__)
 
 VERSION = 1
@@ -93,11 +94,10 @@ def packed_tensors(
         tensors: Everything else, by timm's names; contiguous, on the CPU.
         config, encoding, architecture: For the metadata.
     """
-    rows = quantizers.get(config.method).scale_rows
     held = dict(tensors)
     for name, code in codes.items():
         held[f"{name}.weight_packed"] = packing.encode_smallest(code.codes.flatten(1), encoding)
-        held[f"{name}.weight_scale"] = scale_tensor(code, rows).float().contiguous()
+        held[f"{name}.weight_scale"] = scale_tensor(code).float().contiguous()
     header = json.dumps(
         {
             "version": VERSION,
@@ -243,7 +243,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"{path}: no such file")
     try:
         with safe_open(str(path), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            return _timm_names(tensors), file.metadata() or {}
     except (SafetensorError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         # Asked only now: a safetensors file may begin with the same bytes, its header's length.
         with path.open("rb") as raw:
@@ -252,6 +253,16 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             raise ValueError(f"{path}: a pickle file; only safetensors files are read") from None
         reason = flat(error)
         raise ValueError(f"{path}: not a whole safetensors file ({reason})") from None
+
+
+def _timm_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by timm's names: transformers' wrapper puts its attribute in front of them.
+
+    It takes that off in the files of models that ``from_pretrained`` made, not in those of others.
+    """
+    if not tensors or not all(name.startswith(_WRAPPER) for name in tensors):
+        return tensors
+    return {name.removeprefix(_WRAPPER): tensor for name, tensor in tensors.items()}
 
 
 def _read_header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:

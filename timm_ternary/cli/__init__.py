@@ -21,7 +21,7 @@ _UsageError: Any = typer.BadParameter.__bases__[0]
 def main() -> None:
     """Run the command line; mistakes of the user end in one line and exit status 2."""
     try:
-        status = app(standalone_mode=False)
+        status = app(_words(sys.argv[1:]), standalone_mode=False)
     except BrokenPipeError:
         # The reader of a pipe (`| head`) has seen enough; nothing is left to flush to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -35,6 +35,20 @@ def main() -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _words(words: list[str]) -> list[str]:
+    """The words that are left for the commands; modules that ``--import`` names are imported.
+
+    Not those of `train`, whose processes each import them.
+    """
+    if words[:1] == ["train"] or not any(word.startswith("--import") for word in words):
+        return words
+    from ..quantizers import import_methods, take_imports
+
+    words, modules = take_imports(words)
+    import_methods(modules)
+    return words
 
 
 def _fail(message: str) -> NoReturn:

@@ -27,7 +27,8 @@ __all__ = [
 # Commands import what they need: `timm-ternary --help` answers before torch could load.
 app = typer.Typer(
     name="timm-ternary",
-    help="Ternary-weight {-1, 0, +1} variants of every timm model.",
+    help="Ternary-weight {-1, 0, +1} variants of every timm model. Every command takes --import "
+    "MODULE, which registers methods of your own.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

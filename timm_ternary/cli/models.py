@@ -187,7 +187,7 @@ def list_(
     import timm
 
     from .. import quantizers
-    from ..quantizers.base import option_defaults
+    from ..quantizers.registry import option_defaults
 
     if methods:
         found = {name: option_defaults(quantizers.get(name)) for name in quantizers.names()}

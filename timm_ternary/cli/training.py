@@ -56,11 +56,14 @@ def train(context: typer.Context) -> None:
             raise ValueError(
                 f"--accelerate needs a file, e.g. recipes/accelerate/multi_gpu.yaml; got {got}"
             )
+        from ..quantizers import import_methods, take_imports
         from ..training.arguments.recipe import check
         from ..training.run import ARGUMENTS
 
         file, rest = words[place + 1], [*words[:place], *words[place + 2 :]]
-        check(rest, *ARGUMENTS)  # here, in one line, rather than in every process
+        own, modules = take_imports(rest)
+        import_methods(modules)
+        check(own, *ARGUMENTS)  # here, in one line, rather than in every process
         command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", file]
         command += ["-m", "timm_ternary.train", *rest]
         raise typer.Exit(subprocess.run(command, check=False).returncode)

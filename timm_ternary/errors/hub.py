@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from huggingface_hub import constants
 from huggingface_hub.errors import (
@@ -15,13 +14,10 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from ..compat.hub import HTTPError
 from .wording import flat
 
 __all__ = ["HTTPError", "explain", "one_line"]
-
-# httpx's, or that of its fork httpx2, by release of huggingface_hub: the base of what a broken
-# connection raises, which is no OSError.
-HTTPError: Any = HfHubHTTPError.__bases__[0]
 
 _AGAIN = "nothing is left half done: type the same again"
 _STATUS = {

@@ -167,7 +167,9 @@ def _model(facts: CardFacts) -> _Rows:
     if base:
         rows.append(("base checkpoint", base))
     rows.append(("method", _method_line(facts)))
-    rows.append(("granularity of the scales", str(quantizers.resolve(config).granularity)))
+    granularity = quantizers.resolve(config).granularity
+    if granularity is not None:
+        rows.append(("granularity of the scales", granularity))
     rows.append(("layers left in float", ", ".join(map(printable, config.exclude)) or "none"))
     return rows
 
@@ -175,6 +177,8 @@ def _model(facts: CardFacts) -> _Rows:
 def _method_line(facts: CardFacts) -> str:
     """Name and paper of the method: the first line of its class."""
     method = facts.ternary.method
+    if not quantizers.is_installed(method):
+        return printable(method)
     doc = (quantizers.get(method).__doc__ or "").strip().splitlines()
     return f"{method}, {doc[0].rstrip('.')}" if doc else method
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers import get_device_dtype
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models._features import feature_take_indices
-from timm.models._manipulate import checkpoint
+from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs, register_model
 from torch import Tensor, nn
+
+from ..compat.timm import take_indices
 
 __all__ = ["AlexNet"]
 
@@ -186,7 +186,7 @@ class AlexNet(nn.Module):
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
-        take, last = feature_take_indices(len(self.feature_info), indices)
+        take, last = take_indices(len(self.feature_info), indices)
         taps = {str(self.feature_info[index]["module"]) for index in take}
         intermediates = []
         for name in STAGES:

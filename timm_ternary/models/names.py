@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import parse_model_name
-from timm.models._registry import split_model_name_tag
+from timm.models import parse_model_name, split_model_name_tag
 from torch import nn
 
 from ..checkpoint.weights_file import is_packed_file, read_weights

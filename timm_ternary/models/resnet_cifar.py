@@ -8,10 +8,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers import create_classifier, get_device_dtype
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models._features import feature_take_indices
-from timm.models._manipulate import checkpoint_seq
+from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
 from torch import Tensor, nn
+
+from ..compat.timm import take_indices
 
 __all__ = ["ResNetCifar"]
 
@@ -189,7 +189,7 @@ class ResNetCifar(nn.Module):
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
-        take, last = feature_take_indices(len(self.feature_info), indices)
+        take, last = take_indices(len(self.feature_info), indices)
         x = self.act1(self.bn1(self.conv1(x)))
         intermediates = [x] if 0 in take else []
         for index, name in enumerate(STAGES[:last] if stop_early else STAGES, start=1):
@@ -205,7 +205,7 @@ class ResNetCifar(nn.Module):
         prune_head: bool = True,
     ) -> list[int]:
         """Empty the stages behind the last of `indices`, and the head; returns the kept indices."""
-        take, last = feature_take_indices(len(self.feature_info), indices)
+        take, last = take_indices(len(self.feature_info), indices)
         for name in STAGES[last:]:
             setattr(self, name, nn.Sequential())
         if last < len(STAGES):

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.models._hub import hf_split
 from torch import nn
 
 from .. import packing
@@ -18,6 +17,7 @@ from ..checkpoint.weights_file import (
     is_packed_file,
     read_weights,
 )
+from ..compat.timm import split_hub_id
 from ..config import TernaryConfig
 from ..files import sha256
 from ..nn.select import select_layers
@@ -39,7 +39,7 @@ def weights_path(cfg: Mapping[str, Any], cache_dir: str | Path | None) -> Path |
     if source == "hf-hub":
         from huggingface_hub import hf_hub_download
 
-        repository, revision = hf_split(cfg["hf_hub_id"])
+        repository, revision = split_hub_id(cfg["hf_hub_id"])
         filename = cfg.get("hf_hub_filename") or WEIGHTS_NAME
         return Path(hf_hub_download(repository, filename, revision=revision, cache_dir=cache_dir))
     return Path(cfg["file"]) if cfg.get("file") and is_packed_file(cfg["file"]) else None
@@ -101,7 +101,7 @@ def _stated(
         return None
     try:
         config = TernaryConfig.of(model_args["ternary"])
-        check(config)
+        check(config, coded=True)
         packing.check_encoding(model_args["packed"])
     except ValueError as error:
         where = cfg.get("file") or cfg.get("hf_hub_id")

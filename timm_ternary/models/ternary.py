@@ -11,10 +11,13 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import register_model
-from timm.models._builder import resolve_pretrained_cfg
-from timm.models._pretrained import DefaultCfg
-from timm.models._registry import get_arch_pretrained_cfgs, split_model_name_tag
+from timm.models import (
+    DefaultCfg,
+    get_arch_pretrained_cfgs,
+    register_model,
+    resolve_pretrained_cfg,
+    split_model_name_tag,
+)
 from torch import Tensor, nn
 
 from .. import packing
@@ -117,7 +120,9 @@ def _create(
     if stored is not None and stored.config is not None:
         ternary = stored.config if ternary is None else ternary
     config = TernaryConfig.of(ternary)
-    check(config)  # before minutes of download and construction
+    # Before minutes of download and construction. For the packed form, codes and scales suffice.
+    coded = stored is not None and bool(stored.codes) and stored.config == config
+    check(config, coded=bool(packed) and coded)
 
     base_cfg = dict(cfg, architecture=base)
     if stored is not None:

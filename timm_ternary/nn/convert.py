@@ -103,7 +103,7 @@ def install_(
     Args:
         codes: Codes of layers, by name; a layer without one is encoded from its weight.
     """
-    quantizers.check(config)
+    quantizers.check(config, coded=packed and bool(codes))
     if ternary_layers(model):
         raise ValueError("the model is ternary already; to change the method, start from floats")
     layers = select_layers(model, config)

@@ -49,17 +49,20 @@ def make_packed(layer: Any, config: TernaryConfig, code: TernaryCode | None = No
     """
     weight = layer._parameters["weight"]
     assert weight is not None
-    quantizer = quantizers.create(config, weight)
-    shape, bases = weight.shape, quantizer.bases
+    shape = weight.shape
     if weight.is_meta:
+        quantizer = quantizers.create(config, weight)
+        bases = quantizer.bases
         size = bases * packing.packed_size(weight.numel())
         packed = weight.new_empty(size, dtype=torch.uint8)
         scale = weight.new_empty(bases, quantizer.scale_rows, quantizer.groups)
     else:
-        code = quantizer.encode(weight) if code is None else code.to(weight.device)
+        if code is None:
+            code = quantizers.create(config, weight).encode(weight)
+        code = code.to(weight.device)
         packed = packing.pack_2bit(code.codes.flatten(1)).flatten()
         # In the layer's dtype, as its other parameters, so that it takes the inputs it took.
-        scale = scale_tensor(code, quantizer.scale_rows).to(weight.dtype)
+        scale = scale_tensor(code).to(weight.dtype)
     del layer._parameters["weight"]
     layer.__class__ = packed_class(type(layer))
     layer.weight_shape = shape

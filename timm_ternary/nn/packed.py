@@ -43,7 +43,8 @@ class PackedWeight:
         codes = packing.unpack_2bit(
             self.weight_packed.view(bases, -1), self.weight_shape.numel()
         ).reshape(bases, *self.weight_shape)
-        return TernaryCode(codes, self.weight_scale[:, 0], self.weight_scale[:, -1])
+        scale = self.weight_scale
+        return TernaryCode(codes, scale[:, 0], scale[:, -1], scale.shape[1])
 
     def set_code(self, packed: Tensor, scale: Tensor) -> None:
         """Take codes in 2bit and scales; the buffers take their shapes."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from fnmatch import fnmatchcase
 
-from timm.models._features import FeatureGetterNet
 from torch import nn
 
+from ..compat.timm import is_feature_getter
 from ..config import TernaryConfig
 from ..errors.wording import nearest
 
@@ -59,7 +59,7 @@ def select_layers(model: nn.Module, config: TernaryConfig) -> dict[str, nn.Modul
 
 def _prefix(model: nn.Module) -> str:
     """What a wrapper puts before the names of the timm model that it keeps one level below."""
-    if isinstance(model, FeatureGetterNet):
+    if is_feature_getter(model):
         return "model."
     wraps = not hasattr(model, "pretrained_cfg") and hasattr(model, "timm_model")
     return "timm_model." if wraps else ""  # transformers' TimmWrapper

@@ -76,6 +76,6 @@ def _encode_into(layer: Any, state: MutableMapping[str, Any], prefix: str, key: 
         quantizer.load_state_dict({k[len(inner) :]: state.pop(k) for k in own})
     code = quantizer.encode(weight)
     packed = packing.pack_2bit(code.codes.flatten(1)).flatten()
-    scale = scale_tensor(code, quantizer.scale_rows)
+    scale = scale_tensor(code)
     layer.set_code(packed, scale)
     state[prefix + "weight_packed"], state[prefix + "weight_scale"] = packed, scale

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import packing, quantizers
+from .. import packing
 from ..packing.tensors import scale_tensor
 from .convert import config_of, float_state, ternary_layers
 from .forms import layer_code
@@ -104,8 +104,7 @@ def summarize(model: nn.Module) -> ModelSummary:
     layers, config = ternary_layers(model), config_of(model)
     if config is None:
         raise ValueError("the model is not ternary; type: timm_ternary.ternarize_(model)")
-    scale_rows = quantizers.get(config.method).scale_rows
-    rows = tuple(_summarize_layer(name, layer, scale_rows) for name, layer in layers.items())
+    rows = tuple(_summarize_layer(name, layer) for name, layer in layers.items())
     rest = list(float_state(model).values())
     rest_bytes = sum(t.numel() * t.element_size() for t in rest)
     weights = sum(row.weights for row in rows)
@@ -121,13 +120,13 @@ def summarize(model: nn.Module) -> ModelSummary:
     )
 
 
-def _summarize_layer(name: str, layer: nn.Module, scale_rows: int) -> LayerSummary:
+def _summarize_layer(name: str, layer: nn.Module) -> LayerSummary:
     code = layer_code(layer)
     host = next(
         c for c in type(layer).__mro__ if not c.__name__.startswith(("Packed", "Parametrized"))
     )
     count = max(code.codes.numel(), 1)
-    scales = scale_tensor(code, scale_rows).numel()
+    scales = scale_tensor(code).numel()
     size = code.bases * packing.packed_size(code.shape.numel()) + 4 * scales
     return LayerSummary(
         name=name,

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from .. import packing
-from ..code import TernaryCode
+from ..code import TernaryCode, fold_batch_norm
 
 __all__ = ["fold_batch_norms", "insert_codes"]
 
@@ -44,10 +44,8 @@ def insert_codes(model: Any, codes: Mapping[str, TernaryCode], kind: str) -> Non
 def fold_batch_norms(model: Any, codes: Mapping[str, TernaryCode]) -> dict[str, TernaryCode]:
     """Fold each BatchNormalization behind a ternary Conv into its scales and bias, in place.
 
-    ``gamma (c * x - mean) / sqrt(var + eps) + beta = (f c) * x + (beta - f mean)`` with
-    ``f = gamma / sqrt(var + eps)``: the codes stay, and each output channel gets its own scale.
-    Left as it is: a normalization of anything else, and one whose Conv, or whose weight, has
-    other readers.
+    The arithmetic is that of `fold_batch_norm` in code.py. Left as it is: a normalization of
+    anything else, and one whose Conv, or whose weight, has other readers.
 
     Args:
         model: An onnx.ModelProto in whose graph the weights are inputs.
@@ -70,36 +68,25 @@ def fold_batch_norms(model: Any, codes: Mapping[str, TernaryCode]) -> dict[str, 
         parts = [*norm.input[1:], *conv.input[2:]]
         if norm.op_type != "BatchNormalization" or not all(part in constants for part in parts):
             continue
-        factor, bias = _affine(norm, [_array(constants[part]) for part in parts])
-        folded[weight] = _scaled(codes[weight], factor)
+        # The norm's inputs are gamma, beta, mean and var; a bias of the Conv comes last.
+        gamma, beta, mean, var, *own = (_array(constants[part]) for part in parts)
+        folded[weight], bias = fold_batch_norm(
+            codes[weight],
+            gamma=gamma,
+            beta=beta,
+            mean=mean,
+            var=var,
+            eps=next((a.f for a in norm.attribute if a.name == "epsilon"), 1e-5),
+            bias=own[0] if own else None,
+        )
         name = f"{weight}.bias"
-        graph.initializer.append(_tensor(name, bias.astype(np.float32)))
+        graph.initializer.append(_tensor(name, bias.float().numpy()))
         del conv.input[2:]
         conv.input.append(name)
         conv.output[0] = norm.output[0]
         graph.node.remove(norm)
     _drop_unread(graph)
     return folded
-
-
-def _affine(norm: Any, parts: list[np.ndarray[Any, Any]]) -> tuple[Any, Any]:
-    """``f`` and the bias of `fold_batch_norms`, float64 ``(out,)``.
-
-    Args:
-        norm: The node.
-        parts: gamma, beta, mean, var and, where it has one, the bias of the Conv.
-    """
-    gamma, beta, mean, var = parts[:4]
-    epsilon = next((a.f for a in norm.attribute if a.name == "epsilon"), 1e-5)
-    factor = gamma / np.sqrt(var + epsilon)
-    own = parts[4] if len(parts) > 4 else 0.0
-    return factor, beta + factor * (own - mean)
-
-
-def _scaled(code: TernaryCode, factor: np.ndarray[Any, Any]) -> TernaryCode:
-    factors = torch.from_numpy(factor)
-    pos, neg = ((scale.double() * factors).to(scale.dtype) for scale in (code.pos, code.neg))
-    return TernaryCode(code.codes, pos, neg)
 
 
 def _decoder(graph: Any, name: str, code: TernaryCode, kind: str) -> list[Any]:
@@ -115,7 +102,7 @@ def _decoder(graph: Any, name: str, code: TernaryCode, kind: str) -> list[Any]:
         graph.initializer.append(_tensor(f"{own}.scale", pos.reshape(shape).numpy()))
         cast, scale = f"{own}.float", f"{own}.scale"
         nodes.append(helper.make_node("Cast", [f"{own}.codes"], [cast], to=TensorProto.FLOAT))
-        if not torch.equal(pos, neg):
+        if code.scale_rows == 2:
             graph.initializer.append(_tensor(f"{own}.scale_neg", neg.reshape(shape).numpy()))
             graph.initializer.append(_tensor(f"{own}.zero", np.zeros((), np.float32)))
             signs, scale = f"{own}.negative", f"{own}.scale_of_sign"
@@ -148,10 +135,10 @@ def _tensor(name: str, array: np.ndarray[Any, Any]) -> Any:
     return numpy_helper.from_array(array, name)
 
 
-def _array(tensor: Any) -> np.ndarray[Any, Any]:
+def _array(tensor: Any) -> torch.Tensor:
     from onnx import numpy_helper
 
-    return numpy_helper.to_array(tensor).astype(np.float64)
+    return torch.from_numpy(numpy_helper.to_array(tensor).astype(np.float64))
 
 
 def _readers(graph: Any) -> dict[str, list[Any]]:

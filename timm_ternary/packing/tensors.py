@@ -13,14 +13,9 @@ from ..code import TernaryCode
 __all__ = ["code_from_tensors", "scale_tensor"]
 
 
-def scale_tensor(code: TernaryCode, rows: int) -> Tensor:
-    """Scales as files hold them: ``(bases, rows, 1 or out)``, not in half precision.
-
-    Args:
-        rows: As the method has it; a code whose two signs differ gets two in any case.
-    """
-    rows = rows if torch.equal(code.pos, code.neg) else 2
-    scale = torch.stack([code.pos, code.neg][:rows], 1)
+def scale_tensor(code: TernaryCode) -> Tensor:
+    """Scales as files hold them: ``(bases, scale_rows, 1 or out)``, not in half precision."""
+    scale = torch.stack([code.pos, code.neg][: code.scale_rows], 1)
     return scale if scale.dtype == torch.float64 else scale.float()
 
 
@@ -53,4 +48,4 @@ def code_from_tensors(packed: Tensor, scale: Tensor, shape: torch.Size) -> Terna
         codes = packing.decode(packed, encoding, bases, count).reshape(bases, *shape)
     except ValueError as error:
         raise ValueError(f"weight_packed: {error}") from None
-    return TernaryCode(codes, scale[:, 0], scale[:, -1])
+    return TernaryCode(codes, scale[:, 0], scale[:, -1], scale.shape[1])

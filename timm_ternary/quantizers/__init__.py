@@ -2,11 +2,23 @@
 
 from .abcnet import ABCNet
 from .admm import ADMM
-from .base import Quantizer, check, create, get, names, register, resolve
+from .base import Quantizer
 from .bitnet import BitNet
 from .bwn import BWN
 from .dorefa import DoReFa
+from .registry import (
+    check,
+    create,
+    get,
+    import_methods,
+    is_installed,
+    names,
+    register,
+    resolve,
+    take_imports,
+)
 from .rel import REL
+from .straight_through import Quantized
 from .tga import TGA
 from .ttq import TTQ
 from .twn import TWN
@@ -21,11 +33,15 @@ __all__ = [
     "ABCNet",
     "BitNet",
     "DoReFa",
+    "Quantized",
     "Quantizer",
     "check",
     "create",
     "get",
+    "import_methods",
+    "is_installed",
     "names",
     "register",
     "resolve",
+    "take_imports",
 ]

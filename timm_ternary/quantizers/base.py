@@ -1,20 +1,19 @@
-"""Quantizer: what every method is; and the method registry."""
+"""Quantizer: what every method is."""
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import reduce
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..code import TernaryCode
-from ..config import GRANULARITIES, TernaryConfig
+from ..config import GRANULARITIES
 from ..errors.wording import unknown
+from .registry import check, create, get, names, option_defaults, register, resolve
 from .scale_curve import ScaleCurve
 from .soft import soft_staircase, spread
 from .straight_through import Quantized, scale_codes
@@ -173,7 +172,7 @@ class Quantizer(nn.Module):
         codes = torch.stack([base.codes.to(torch.int8).view(weight.shape) for base in found])
         pos = torch.stack([base.pos.view(-1) for base in found])
         neg = torch.stack([(base.pos if base.neg is None else base.neg).view(-1) for base in found])
-        return TernaryCode(codes, pos, neg)
+        return TernaryCode(codes, pos, neg, self.scale_rows)
 
     @torch.no_grad()
     def restore(self, code: TernaryCode) -> Tensor:
@@ -196,69 +195,3 @@ class Quantizer(nn.Module):
         options = {name: getattr(self, name) for name in option_defaults(type(self))}
         shown = [f"{key}={value!r}" for key, value in options.items()]
         return ", ".join([self.name, f"granularity={self.granularity!r}", *shown])
-
-
-_methods: dict[str, type[Quantizer]] = {}
-_Q = TypeVar("_Q", bound=type[Quantizer])
-
-
-def register(cls: _Q) -> _Q:
-    """Class decorator: make the method available under ``cls.name``.
-
-    Raises:
-        ValueError: The name is taken.
-    """
-    if cls.name in _methods:
-        raise ValueError(f"method {cls.name!r} is registered already, by {_methods[cls.name]!r}")
-    _methods[cls.name] = cls
-    return cls
-
-
-def names() -> list[str]:
-    """Names of all registered methods, sorted."""
-    return sorted(_methods)
-
-
-def get(name: str) -> type[Quantizer]:
-    """The class of the method `name`.
-
-    Raises:
-        ValueError: No method has that name (names the nearest).
-    """
-    if name not in _methods:
-        raise ValueError(unknown("method", name, _methods))
-    return _methods[name]
-
-
-def option_defaults(cls: type[Quantizer]) -> dict[str, Any]:
-    """Options of a method and their defaults: its keyword arguments, but for granularity."""
-    parameters = inspect.signature(cls.__init__).parameters
-    return {
-        name: parameter.default
-        for name, parameter in parameters.items()
-        if name not in ("self", "weight", "granularity")
-    }
-
-
-def create(config: TernaryConfig, weight: Tensor) -> Quantizer:
-    """The quantizer that `config` asks for, initialized from `weight`.
-
-    Raises:
-        ValueError: Unknown method or option (names the nearest), or a value is not allowed.
-    """
-    cls = get(config.method)
-    allowed = option_defaults(cls)
-    for key in config.options:
-        if key not in allowed:
-            raise ValueError(unknown(f"option of method {config.method!r}", key, allowed))
-    return cls(weight, granularity=config.granularity, **config.options)
-
-
-def check(config: TernaryConfig) -> None:
-    """Raise the ValueError of `create`, if any, without a layer at hand."""
-    create(config, torch.zeros(1, 1))
-
-
-def resolve(config: TernaryConfig) -> TernaryConfig:
-    """`config` with the method's own granularity in the place of None; equal ones mean the same."""
-    return replace(config, granularity=config.granularity or get(config.method).default_granularity)

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import parse_model_name
-from timm.models._hub import load_model_config_from_hf, load_model_config_from_path
-from timm.models._registry import split_model_name_tag
+from timm.models import load_model_config_from_hf, parse_model_name, split_model_name_tag
 from torch import nn
 
 from ..checkpoint.directory import CONFIG_NAME
 from ..checkpoint.weights_file import WEIGHTS_NAME, read_weights
+from ..compat.timm import directory_config
 from ..errors.hub import HTTPError, explain
 from ..errors.wording import flat, unknown
 from ..models.names import check_name
@@ -122,7 +121,7 @@ def _named(args: ModelArguments, name: str) -> Start:
 def _stored(args: ModelArguments, source: str, name: str) -> Start:
     if args.checkpoint:
         raise ValueError(f"model {args.model!r} brings its weights: leave checkpoint out")
-    load = load_model_config_from_path if source == "local-dir" else load_model_config_from_hf
+    load = directory_config if source == "local-dir" else load_model_config_from_hf
     try:
         cfg, architecture, _ = load(name)
     except (OSError, KeyError, ValueError, HTTPError) as error:

@@ -14,6 +14,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 import yaml
 from transformers import HfArgumentParser
 
+from ...compat.transformers import add_parser_field
 from ...errors.wording import flat, unknown
 
 __all__ = ["check", "describe", "load_yaml", "parse"]
@@ -139,7 +140,7 @@ class _Parser(HfArgumentParser):
         # fails on `str | list[str] | None`. What is not text, `from_yaml` passes on as it is.
         if len(_members(field.type)) > 2 and _allows(field.type, str):
             field.type = str | None
-        HfArgumentParser._parse_dataclass_field(parser, field)
+        add_parser_field(parser, field)
 
 
 class _Typer:

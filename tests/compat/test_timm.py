@@ -1,0 +1,48 @@
+"""Canaries: each fails by the name of what it is about when timm moves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+
+from timm_ternary.compat.timm import (
+    directory_config,
+    is_feature_getter,
+    split_hub_id,
+    take_indices,
+    write_config,
+)
+
+pytestmark = pytest.mark.canary
+
+
+def test_split_hub_id() -> None:
+    assert split_hub_id("user/name@v1") == ("user/name", "v1")
+    assert split_hub_id("user/name") == ("user/name", None)
+
+
+def test_write_config_and_directory_config(tmp_path: Path) -> None:
+    model = timm.create_model("test_resnet", num_classes=7)
+    extra = {"label_names": list("abcdefg")}
+    write_config(model, tmp_path / "config.json", extra=extra, model_args={"packed": "2bit"})
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored["architecture"] == "test_resnet" and stored["label_names"] == list("abcdefg")
+    cfg, architecture, model_args = directory_config(str(tmp_path))
+    assert (architecture, cfg["num_classes"]) == ("test_resnet", 7)
+    assert model_args["packed"] == "2bit"
+
+
+def test_is_feature_getter() -> None:
+    getter = timm.create_model("test_vit", features_only=True)
+    assert is_feature_getter(getter)
+    assert any(name.startswith("model.") for name, _ in getter.named_parameters())
+    assert not is_feature_getter(timm.create_model("test_vit"))
+
+
+def test_take_indices() -> None:
+    assert take_indices(4, 2) == ([2, 3], 3)
+    assert take_indices(4, [0, -2]) == ([0, 2], 2)
+    assert take_indices(3, None) == ([0, 1, 2], 2)

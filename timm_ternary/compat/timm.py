@@ -1,0 +1,43 @@
+"""Of timm: what ``timm.models`` does not export. (1.0.31)"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from timm.models._features import FeatureGetterNet, feature_take_indices
+from timm.models._hub import hf_split, load_model_config_from_path, save_config_for_hf
+from torch import nn
+
+__all__ = ["directory_config", "is_feature_getter", "split_hub_id", "take_indices", "write_config"]
+
+
+def split_hub_id(hub_id: str) -> tuple[str, str | None]:
+    """``user/name@revision`` as repository and revision."""
+    repository, revision = hf_split(hub_id)
+    return repository, revision
+
+
+def directory_config(directory: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """pretrained_cfg, architecture and model_args of a directory's config.json."""
+    cfg, architecture, model_args = load_model_config_from_path(directory)
+    return cfg, architecture, model_args
+
+
+def write_config(
+    model: nn.Module, path: Path, *, extra: Mapping[str, Any], model_args: Mapping[str, Any]
+) -> None:
+    """Write timm's config.json of `model`, with `extra` at its top level."""
+    save_config_for_hf(model, str(path), model_config=dict(extra), model_args=dict(model_args))
+
+
+def is_feature_getter(model: nn.Module) -> bool:
+    """Whether `model` is the ``features_only`` wrapper that keeps its model under ``model.``."""
+    return isinstance(model, FeatureGetterNet)
+
+
+def take_indices(count: int, indices: int | Sequence[int] | None) -> tuple[list[int], int]:
+    """Which of `count` feature maps `indices` asks for, and the last of them."""
+    taken, last = feature_take_indices(count, indices)
+    return taken, last
