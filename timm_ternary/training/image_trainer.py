@@ -34,20 +34,18 @@ from .threshold_pass.functional import quantizer_parameters
 
 __all__ = ["ImageTrainer"]
 
-# What is private in transformers' Trainer (5.17 to 5.24), or no documented hook, and used here:
-#   overridden  _determine_best_metric, _get_dataloader, _load_from_checkpoint, _save,
-#               _save_checkpoint, get_batch_samples, set_initial_training_values;
-#               HubMixin: _push_from_checkpoint
+# What is used here, in hub_mixin.py and in trainer.py of transformers' Trainer (5.17 to 5.24)
+# without being a documented hook, for those who write canaries:
+#   overridden  the private methods of compat.transformers.TRAINER_HOOKS; get_batch_samples,
+#               set_initial_training_values (the second of its values: optimizer steps of an epoch)
 #   called      _prepare_inputs, compute_loss_context_manager
-#   read        _train_batch_size, current_gradient_accumulation_steps, loss_is_scaled_for_ga (from
-#               5.24 on), model_accepts_loss_kwargs, callback_handler
+#   read        _train_batch_size, current_gradient_accumulation_steps, callback_handler,
+#               loss_is_scaled_for_ga (5.24; before it the rule that `loss_is_scaled` repeats)
 #   written     _created_lr_scheduler, label_smoother, model_accepts_loss_kwargs
-#   relied on   __init__ keeps no other reference to the arguments than `self.args`; `on_save` comes
-#               after `_save_checkpoint`; `on_step_begin` between `get_batch_samples` and the first
-#               `training_step`; `training_step` puts the model in training mode before
-#               `compute_loss`, `prediction_step` gets it in evaluation mode;
-#               gradient_checkpointing_enable / activation_checkpointing_enable of a model.
-
+#   relied on   __init__ keeps the arguments as self.args only; on_step_begin comes between
+#               get_batch_samples and the first training_step, on_save after _save_checkpoint; the
+#               model is in training mode in training_step, in evaluation mode in prediction_step;
+#               gradient_checkpointing_enable or activation_checkpointing_enable of the model.
 
 class ImageTrainer(Trainer):
     """``transformers.Trainer`` for any classifier of images; `TernaryTrainer` adds the thresholds.
