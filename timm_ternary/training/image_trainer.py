@@ -47,6 +47,7 @@ __all__ = ["ImageTrainer"]
 #               model is in training mode in training_step, in evaluation mode in prediction_step;
 #               gradient_checkpointing_enable or activation_checkpointing_enable of the model.
 
+
 class ImageTrainer(Trainer):
     """``transformers.Trainer`` for any classifier of images; `TernaryTrainer` adds the thresholds.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +21,8 @@ from .threshold_pass.functional import check_finite
 from .threshold_pass.update import ThresholdPass
 
 __all__ = ["TernaryTrainer"]
+
+_logger = logging.getLogger(__name__)
 
 
 class TernaryTrainer(HubMixin, ImageTrainer):
@@ -91,6 +94,12 @@ class TernaryTrainer(HubMixin, ImageTrainer):
             raise ValueError(
                 "update='alternate' makes its own optimizers: pass --optimizer and --learning_rate "
                 "instead of optimizers=(...), or --update joint"
+            )
+        if own.alternate and _has_own_loss(type(self)):
+            _logger.warning(
+                "%s.compute_loss is for the weights' pass and evaluation only: move what the "
+                "thresholds are to learn from too to task_loss",
+                type(self).__name__,
             )
         # Off: not in the weights' groups, and not awaited by the reducer of several processes.
         own.switch(False)
@@ -202,3 +211,9 @@ class TernaryTrainer(HubMixin, ImageTrainer):
                 quantizers = self.threshold_pass.quantizers
                 logs.update(ternary_statistics(self.model, quantizers))
         super().log(logs, start_time)
+
+
+def _has_own_loss(kind: type[TernaryTrainer]) -> bool:
+    """Whether a subclass changes the hook, as for the stock Trainer, and not what it calls."""
+    changed = kind.compute_loss is not TernaryTrainer.compute_loss
+    return changed and kind.task_loss is TernaryTrainer.task_loss

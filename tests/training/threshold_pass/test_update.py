@@ -116,3 +116,20 @@ def test_a_loss_of_ones_own_reaches_both_passes(tmp_path: Path) -> None:
     assert losses(scaled) == pytest.approx([2 * loss for loss in losses(plain)])
     norms = [run.state.log_history[0]["threshold_grad_norm"] for run in runs]
     assert norms[1] == pytest.approx(2 * norms[0]) and norms[0] > 0
+
+
+class _Hooked(TernaryTrainer):
+    """As for the stock Trainer, which has one pass."""
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        return super().compute_loss(*args, **kwargs)
+
+
+def test_a_loss_in_the_hook_alone_is_pointed_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for kind, options in ((_Hooked, {"update": "joint"}), (_Scaled, {}), (_Hooked, {})):
+        assert not caplog.records
+        kind(small_net(), arguments(tmp_path, **options)).create_optimizer()
+    assert "_Hooked.compute_loss is for the weights' pass" in caplog.text
+    assert "task_loss" in caplog.text
