@@ -20,7 +20,7 @@ from timm_ternary.data.datasets.in_memory import InMemoryImages, collate, draw
 from timm_ternary.data.datasets.lazy import LazyImages
 from timm_ternary.data.load import load_data
 from timm_ternary.training.arguments.model import ModelArguments
-from timm_ternary.training.callbacks.progress import SetEpoch
+from timm_ternary.training.callbacks.set_epoch import SetEpoch
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 

@@ -95,13 +95,13 @@ def test_both_passes_see_the_same_mixed_batch(tmp_path: Path) -> None:
     model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
     run = trainer(tmp_path, model, mixup=1.0, max_steps=2, gradient_accumulation_steps=2)
     labels: list[torch.Tensor] = []
-    compute = run.compute_loss
+    compute = run.task_loss
 
     def spy(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         labels.append(inputs["labels"])
         return compute(model, inputs, *args, **kwargs)
 
-    run.compute_loss = spy  # type: ignore[method-assign]
+    run.task_loss = spy  # type: ignore[method-assign]
     run.train()
     assert len(seen) == 8
     for step in (0, 4):

@@ -252,3 +252,18 @@ def test_arguments_parse_from_a_command_line() -> None:
     assert args.lr_milestones == [80.0, 120.0] and args.threshold_learning_rate == 1e-4
     assert args.label_names == ["labels"] and args.remove_unused_columns is False
     assert args.report_to == [] and args.update == "alternate" and args.threshold_every == 2
+
+
+def test_a_schedule_that_reads_the_first_rate(tmp_path: Path) -> None:
+    run = trainer(
+        tmp_path,
+        max_steps=4,
+        lr_scheduler_type="polynomial",
+        lr_scheduler_kwargs={"lr_end": 0.01, "power": 1.0},
+        threshold_learning_rate=0.5,
+    )
+    run.train()
+    logs = [entry for entry in run.state.log_history if "loss" in entry]
+    rates = [entry["threshold_learning_rate"] for entry in logs]
+    # From 0.05 to 0.01, and the thresholds' own rate by the same factors.
+    assert rates == pytest.approx([0.5, 0.4, 0.3, 0.2])

@@ -7,6 +7,7 @@ forward pass, where FSDP has put its shards together, so that statistics are of 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,12 +17,37 @@ from torch.distributed.tensor import DTensor
 
 from ..quantizers.base import Quantizer
 
-__all__ = ["average_gradients", "check_sharded", "keep_whole", "load_whole", "whole"]
+__all__ = [
+    "average_gradients",
+    "check_launched",
+    "check_sharded",
+    "keep_whole",
+    "load_whole",
+    "whole",
+]
 
 
 def whole(tensor: Tensor) -> Tensor:
     """A tensor that lies in shards, put together; others as they are. All processes must call."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def check_launched(args: Any, *, enabled: bool) -> None:
+    """Refuse a run that asks for FSDP and would train without it.
+
+    Args:
+        args: TrainingArguments.
+        enabled: Whether accelerate lays the model in shards.
+
+    Raises:
+        ValueError: See above.
+    """
+    asked = args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if asked and args.world_size > 1 and not enabled:
+        raise ValueError(
+            "FSDP is asked for, and accelerate trains without it on the CPU: use GPUs, or "
+            "leave fsdp and --use_fsdp out"
+        )
 
 
 def check_sharded(accelerator: Any, quantizers: Iterable[Quantizer], update: str) -> bool:

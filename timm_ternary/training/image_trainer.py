@@ -2,34 +2,60 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-import os
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils import parametrize
-from transformers import PrinterCallback, ProgressCallback
+from torch.optim import Optimizer
+from transformers import PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer_pt_utils import LabelSmoother
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..data.datasets.streamed import StreamedImages
-from . import metrics as monitor
+from ..nn.convert import quantizers_of
+from . import metrics
 from .arguments.trainer import TernaryTrainingArguments
+from .callbacks.early_stopping import EarlyStopping
 from .callbacks.ema import EmaCallback
-from .callbacks.progress import ConsoleProgress, EarlyStopping, SetEpoch, SkipSeen
-from .checked_trainer import CheckedTrainer
-from .distill import TEACHER_LOGITS, Teacher, class_count, distillation_loss, load_teacher
+from .callbacks.health import HealthCheck, check_epochs, check_metric, check_share
+from .callbacks.progress import ConsoleProgress
+from .callbacks.set_epoch import SetEpoch, SkipSeen
+from .distill import TEACHER_LOGITS, Teacher, load_teacher
+from .fsdp import check_launched
 from .gradient_checkpointing import recomputed
-from .mixup import Mixer
+from .loss import task_loss
+from .mixup import Mixer, mixer_for
+from .optim import create_timm_optimizer, decay_names, multi_step_schedule
+from .threshold_pass.functional import quantizer_parameters
 
 __all__ = ["ImageTrainer"]
 
+# What is used here, in hub_mixin.py and in trainer.py of transformers' Trainer (5.17 to 5.24)
+# without being a documented hook, for those who write canaries:
+#   overridden  the private methods of compat.transformers.TRAINER_HOOKS; get_batch_samples,
+#               set_initial_training_values (the second of its values: optimizer steps of an epoch)
+#   called      _prepare_inputs, compute_loss_context_manager
+#   read        _train_batch_size, current_gradient_accumulation_steps, callback_handler,
+#               loss_is_scaled_for_ga (5.24; before it the rule that `loss_is_scaled` repeats)
+#   written     _created_lr_scheduler, label_smoother, model_accepts_loss_kwargs
+#   relied on   __init__ keeps the arguments as self.args only; on_step_begin comes between
+#               get_batch_samples and the first training_step, on_save after _save_checkpoint; the
+#               model is in training mode in training_step, in evaluation mode in prediction_step;
+#               gradient_checkpointing_enable or activation_checkpointing_enable of the model.
 
-class ImageTrainer(CheckedTrainer):
-    """Loss, evaluation and accuracy of image classifiers; `TernaryTrainer` adds ternary training.
+
+class ImageTrainer(Trainer):
+    """``transformers.Trainer`` for any classifier of images; `TernaryTrainer` adds the thresholds.
+
+    Loss, accuracy and evaluation; the optimizers of timm, `lr_milestones`, and what else
+    TernaryTrainingArguments say beside thresholds and scales. Training ends in one line where a
+    parameter is not finite, or where the data do not suffice.
+
+    To train for another loss, override `task_loss`: all passes go through it.
 
     With a `teacher` the training loss is a·L + (1 - a)·T²·KL(teacher ‖ student), L the loss
     against the labels; evaluation knows no teacher. The teacher sees a batch once, however often
@@ -53,62 +79,57 @@ class ImageTrainer(CheckedTrainer):
     """
 
     args: TernaryTrainingArguments
+    optimizer: Any
+    lr_scheduler: Any
     compute_metrics: Any
     preprocess_logits_for_metrics: Any
     _teacher: Teacher | None
     _ema: EmaCallback | None
     _mixer: Mixer | None
 
+    steps_per_epoch: int = 0
+    """Optimizer steps of an epoch; known once training begins."""
+
     def __init__(self, model: Any = None, args: Any = None, *rest: Any, **options: Any) -> None:
-        args = TernaryTrainingArguments("tmp_trainer") if args is None else args
-        if not isinstance(args, TernaryTrainingArguments):
-            raise ValueError(
-                f"args must be timm_ternary.training.TernaryTrainingArguments (same fields and "
-                f"more), got {type(args).__name__}"
-            )
-        if args.n_gpu > 1:
-            raise ValueError(
-                f"got {args.n_gpu} GPUs in one process (DataParallel), allowed is one; type: "
-                f"accelerate launch --multi_gpu --num_processes {args.n_gpu} -m "
-                f"timm_ternary.train RECIPE.yaml, or set CUDA_VISIBLE_DEVICES=0"
-            )
-        # The Trainer would look for the `config` of a model that has none.
-        smoothing, args.label_smoothing_factor = args.label_smoothing_factor, 0.0
-        try:
-            super().__init__(model, args, *rest, **options)
-        finally:
-            args.label_smoothing_factor = smoothing
+        args = _checked(TernaryTrainingArguments("tmp_trainer") if args is None else args)
+        # The Trainer looks for the `config` of a model whose labels it smooths, and those of timm
+        # have none: it begins with a copy of the arguments that smooths nothing.
+        stock = copy.copy(args)
+        stock.label_smoothing_factor = 0.0
+        super().__init__(model, stock, *rest, **options)
+        # What it has settled in them is settled in those of the caller.
+        args.__dict__.update(vars(stock) | {"label_smoothing_factor": args.label_smoothing_factor})
+        self.args = args
         self._plain = "pixel_values" not in inspect.signature(self.model.forward).parameters
-        if smoothing and not self._plain:
-            self.label_smoother = LabelSmoother(epsilon=smoothing)
+        if args.label_smoothing_factor and not self._plain:
+            self.label_smoother = LabelSmoother(epsilon=args.label_smoothing_factor)
         if self._plain:
             # A timm model's **kwargs are not for the Trainer.
             self.model_accepts_loss_kwargs = False
         if self.compute_metrics is None:
-            self.compute_metrics = monitor.top1
+            self.compute_metrics = metrics.top1
             if self.preprocess_logits_for_metrics is None:
-                self.preprocess_logits_for_metrics = monitor.predicted_class
+                self.preprocess_logits_for_metrics = metrics.predicted_class
+        self._accuracy = metrics.Accuracy()
+        self.health = HealthCheck()
+        self._accompany()
+        self._teacher = self._ema = self._mixer = None
+        self._extend()
+
+    def _accompany(self) -> None:
         for callback in (ProgressCallback, PrinterCallback):
             if self.pop_callback(callback) is not None:
-                self.add_callback(ConsoleProgress(bar=not args.disable_tqdm))
+                self.add_callback(ConsoleProgress(bar=not self.args.disable_tqdm))
         if hasattr(self.train_dataset, "set_epoch"):
             self.add_callback(SetEpoch(self.train_dataset))
         if isinstance(self.train_dataset, StreamedImages):
             self.add_callback(SkipSeen(self.train_dataset))
-        self._accuracy = monitor.Accuracy()
-        self._counting = False
-        self._teacher = self._ema = self._mixer = None
-        self._extend()
+        self.add_callback(self.health)
 
     def _extend(self) -> None:
         """Make what the arguments ask for beside the stock training."""
         args = self.args
-        asked = args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-        if asked and args.world_size > 1 and not self.is_fsdp_enabled:
-            raise ValueError(
-                "FSDP is asked for, and accelerate trains without it on the CPU: use GPUs, or "
-                "leave fsdp and --use_fsdp out"
-            )
+        check_launched(args, enabled=self.is_fsdp_enabled)
         if args.teacher is not None:
             self._teacher = load_teacher(args.teacher, self.model, args.device)
         if args.ema_decay is not None:
@@ -124,15 +145,7 @@ class ImageTrainer(CheckedTrainer):
                 EarlyStopping(args.early_stopping_patience, args.early_stopping_threshold)
             )
         if args.mixup or args.cutmix:
-            classes = class_count(self.model)
-            if classes is None or not self._plain:
-                raise ValueError(
-                    "mixup and cutmix need a model of timm, whose num_classes says how many "
-                    f"classes there are, got {type(self.model).__name__}: leave them out"
-                )
-            self._mixer = Mixer(
-                mixup=args.mixup, cutmix=args.cutmix, classes=classes, seed=args.seed
-            )
+            self._mixer = mixer_for(self.model, args, plain=self._plain)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As the Trainer's; `gradient_checkpointing` works for models of timm too.
@@ -153,9 +166,71 @@ class ImageTrainer(CheckedTrainer):
             dataset.batch_size = batch_size
         return super()._get_dataloader(dataset, description, batch_size, *rest, **options)
 
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """As CheckedTrainer's; the batches are mixed, and carry what the teacher says of them."""
-        batches, count = super().get_batch_samples(*args, **kwargs)
+    def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
+        """As the Trainer's; remembers the optimizer steps of an epoch.
+
+        Raises:
+            ValueError: There is no image for every process; `lr_milestones` or `soft_epochs` count
+                epochs of a data set without a length.
+        """
+        sized = hasattr(self.train_dataset, "__len__")
+        if not sized:
+            check_epochs(args)
+        else:
+            config = self.accelerator.dataloader_config
+            check_share(
+                len(self.train_dataset),
+                self._train_batch_size,
+                self.accelerator.num_processes,
+                split=bool(config.split_batches),
+                drop_last=args.dataloader_drop_last,
+            )
+        values = super().set_initial_training_values(args, dataloader)
+        self.steps_per_epoch = values[1]
+        return values
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        """The `optimizer` of timm if one is named, else the Trainer's."""
+        model = self.model if model is None else model
+        named = self.args.optimizer is not None and self.optimizer_cls_and_kwargs is None
+        if self.optimizer is None and named:
+            names = self.get_decay_parameter_names(model)
+            self.optimizer = create_timm_optimizer(self.args, model, names)
+        optimizer: Optimizer = super().create_optimizer(model)
+        return optimizer
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Parameters that weight decay reaches: timm's rule; never thresholds and scales."""
+        return decay_names(model, quantizer_parameters(quantizers_of(model)).values())
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> Any:
+        """The schedule of `lr_milestones` if given, else the Trainer's."""
+        if self.lr_scheduler is None and self.args.lr_milestones is not None:
+            self.lr_scheduler = multi_step_schedule(
+                self.optimizer if optimizer is None else optimizer,
+                [round(epoch * self.steps_per_epoch) for epoch in self.args.lr_milestones],
+                self.args.lr_gamma,
+                self.args.get_warmup_steps(num_training_steps),
+            )
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As the Trainer's; the batches are mixed, and carry what the teacher says of them.
+
+        Raises:
+            ValueError: The data end early.
+        """
+        try:
+            batches, count = super().get_batch_samples(epoch_iterator, num_batches, *args, **kwargs)
+        except ValueError as error:
+            if "not contain any data" not in str(error):  # accelerate's, for an empty stream
+                raise
+            batches, count = [], None
+        sized = hasattr(self.train_dataset, "__len__")
+        self.health.check_batches(self.state, len(batches), num_batches, sized=sized)
         mixed = [self._mixed(batch, index) for index, batch in enumerate(batches)]
         return [self._taught(batch) for batch in mixed], count
 
@@ -163,9 +238,9 @@ class ImageTrainer(CheckedTrainer):
         """Micro-batch `index` of the effective batch, mixed as its place in the run says."""
         if self._mixer is None:
             return batch
-        return self._mixer(self._prepare_inputs(batch), self._place(index))
+        return self._mixer(self._prepare_inputs(batch), self.place(index))
 
-    def _place(self, index: int) -> tuple[int, int]:
+    def place(self, index: int) -> tuple[int, int]:
         """Where in the run micro-batch `index` of this process is: what random choices hang on."""
         processes = self.accelerator.num_processes
         return self.state.global_step, index * processes + self.accelerator.process_index
@@ -177,15 +252,6 @@ class ImageTrainer(CheckedTrainer):
         with self.accelerator.autocast():
             return {**batch, TEACHER_LOGITS: self._teacher(batch["pixel_values"])}
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """As the Trainer's; counts the hits of the batch."""
-        self._counting = True
-        try:
-            loss: Tensor = super().training_step(*args, **kwargs)
-        finally:
-            self._counting = False
-        return loss
-
     def compute_loss(
         self,
         model: nn.Module,
@@ -193,7 +259,7 @@ class ImageTrainer(CheckedTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Cross entropy with `label_smoothing_factor`, or `compute_loss_func`, or the model's own.
+        """`task_loss`, the hits of a model in training counted for the log.
 
         Args:
             model: The model, wrapped for distribution or not.
@@ -207,38 +273,62 @@ class ImageTrainer(CheckedTrainer):
         """
         if self._teacher is not None and model.training and TEACHER_LOGITS not in inputs:
             inputs = self._taught(inputs)
-        taught = inputs.get(TEACHER_LOGITS)
-        inputs = {key: value for key, value in inputs.items() if key != TEACHER_LOGITS}
-        labels = inputs.get("labels")
-        logits: Tensor | None
-        if self._plain:
-            loss, logits = self._plain_loss(model, inputs, num_items_in_batch)
-            outputs: Any = {"loss": loss, "logits": logits}
-        else:
-            loss, outputs = super().compute_loss(
-                model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
-            )
-            logits = outputs.get("logits") if isinstance(outputs, dict) else None
-        if taught is not None and logits is not None:
-            soft = distillation_loss(logits, taught, self.args.distill_temperature)
-            soft = soft * self._share(len(logits), num_items_in_batch)
-            loss = self.args.distill_alpha * loss + (1 - self.args.distill_alpha) * soft
-        if self._counting and logits is not None and labels is not None:
+        loss, outputs = self.task_loss(model, inputs, num_items_in_batch)
+        logits, labels = _logits(outputs), inputs.get("labels")
+        if model.training and logits is not None and labels is not None:
             self._accuracy.add(logits, labels)
         return (loss, outputs) if return_outputs else loss
 
-    def _plain_loss(self, model: nn.Module, inputs: Any, count: Any) -> tuple[Any, Tensor]:
-        """Loss and logits of a model of timm."""
-        logits, labels = model(inputs["pixel_values"]), inputs["labels"]
-        if self.compute_loss_func is not None:
-            loss = self.compute_loss_func(logits, labels, num_items_in_batch=count)
-            if self.args.average_tokens_across_devices and count is not None:
-                # The number is that of all processes, whose gradients are averaged later on.
-                loss = loss * self.accelerator.num_processes
-            return loss, logits
-        target = labels.to(logits.dtype) if labels.is_floating_point() else labels
-        smoothing = self.args.label_smoothing_factor
-        return F.cross_entropy(logits, target, label_smoothing=smoothing), logits
+    def task_loss(
+        self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None
+    ) -> tuple[Tensor, Any]:
+        """What the model is to learn from a batch; counts nothing, and changes no state of ours.
+
+        Cross entropy with `label_smoothing_factor`, or `compute_loss_func`, or the model's own;
+        with what the teacher says of the batch where it carries that (``teacher_logits``).
+
+        Args:
+            model: As `compute_loss`.
+            inputs: As `compute_loss`; it stays as it is.
+            num_items_in_batch: As `compute_loss`.
+
+        Returns:
+            The loss, a scalar, and the outputs, of which ``logits`` are ``(n, classes)``.
+        """
+        taught = inputs.get(TEACHER_LOGITS)
+        inputs = {key: value for key, value in inputs.items() if key != TEACHER_LOGITS}
+        labels = inputs.get("labels")
+        if self._plain:
+            logits, outputs = model(inputs["pixel_values"]), None
+            given = self._given_loss(logits, labels, num_items_in_batch)
+        else:
+            given, outputs = super().compute_loss(
+                model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
+            )
+            logits = _logits(outputs)
+            if logits is None:
+                return given, outputs
+        loss = task_loss(
+            logits,
+            labels,
+            taught,
+            smoothing=self.args.label_smoothing_factor,
+            given=given,
+            alpha=self.args.distill_alpha,
+            temperature=self.args.distill_temperature,
+            share=self._share(len(logits), num_items_in_batch),
+        )
+        return loss, {"loss": loss, "logits": logits} if outputs is None else outputs
+
+    def _given_loss(self, logits: Tensor, labels: Any, count: Any) -> Any:
+        """What `compute_loss_func` says of a plain model's logits; None without one."""
+        if self.compute_loss_func is None:
+            return None
+        loss = self.compute_loss_func(logits, labels, num_items_in_batch=count)
+        if self.args.average_tokens_across_devices and count is not None:
+            # The number is that of all processes, whose gradients are averaged later on.
+            loss = loss * self.accelerator.num_processes
+        return loss
 
     def _share(self, images: int, count: Any) -> Any:
         """Weight of a mean over a micro-batch where the Trainer does not average over them.
@@ -251,6 +341,17 @@ class ImageTrainer(CheckedTrainer):
             return 1.0
         shared = self.args.average_tokens_across_devices
         return images / count * (self.accelerator.num_processes if shared else 1)
+
+    def loss_is_scaled(self, count: Any) -> bool:
+        """Whether a loss is the micro-batch's share of the effective batch's already.
+
+        The Trainer's own rule: whoever is told `count` has scaled it; else the Trainer divides.
+        """
+        said: bool | None = getattr(self, "loss_is_scaled_for_ga", None)
+        if said is not None:
+            return said
+        told = self.model_accepts_loss_kwargs and count is not None
+        return told or self.compute_loss_func is not None
 
     def prediction_step(
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None
@@ -268,16 +369,19 @@ class ImageTrainer(CheckedTrainer):
     ) -> EvalLoopOutput:
         """As the Trainer's, each weight quantized once. `predict` returns logits, not classes."""
         keep = self.preprocess_logits_for_metrics
-        if description == "Prediction" and keep is monitor.predicted_class:
+        if description == "Prediction" and keep is metrics.predicted_class:
             self.preprocess_logits_for_metrics = None
         try:
             # A compiled model would take the cache, a global variable, for part of its graph.
             cache = nullcontext() if self.args.torch_compile else parametrize.cached()
-            average = nullcontext() if self._ema is None else self._ema.swapped(self.model)
-            with average, cache:
+            with self.averaged(), cache:
                 return super().evaluation_loop(dataloader, description, *args, **kwargs)
         finally:
             self.preprocess_logits_for_metrics = keep
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside, the model holds its moving average, if there is one."""
+        return nullcontext() if self._ema is None else self._ema.swapped(self.model)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """As the Trainer's, and the average; safetensors refuses the strides of channels_last."""
@@ -287,11 +391,31 @@ class ImageTrainer(CheckedTrainer):
             # Not in on_save: that comes after the file which says that a checkpoint is whole.
             self._ema.save(output_dir or str(self.args.output_dir))
 
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """As the Trainer's; a model that is not finite is not written, nor a good one deleted.
+
+        Raises:
+            ValueError: A parameter is not finite (names it).
+        """
+        self.health.check_model(self.model, self.state)
+        super()._save_checkpoint(*args, **kwargs)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """As the Trainer's, and the average."""
+        """As the Trainer's, and the average; later errors name the checkpoint."""
+        self.health.last_good = str(resume_from_checkpoint)
         if self._ema is not None:
             self._ema.resume_from(resume_from_checkpoint)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """As the Trainer's.
+
+        Raises:
+            ValueError: The evaluation does not report `metric_for_best_model`.
+        """
+        check_metric(self.args.metric_for_best_model, metrics)
+        better: bool = super()._determine_best_metric(metrics=metrics, trial=trial)
+        return better
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As the Trainer's; a training log gets the accuracy, 0 to 1, since the last one."""
@@ -300,3 +424,22 @@ class ImageTrainer(CheckedTrainer):
             if accuracy is not None:
                 logs["accuracy"] = accuracy
         super().log(logs, start_time)
+
+
+def _logits(outputs: Any) -> Tensor | None:
+    return outputs.get("logits") if isinstance(outputs, dict) else None
+
+
+def _checked(args: Any) -> TernaryTrainingArguments:
+    if not isinstance(args, TernaryTrainingArguments):
+        raise ValueError(
+            f"args must be timm_ternary.training.TernaryTrainingArguments (same fields and "
+            f"more), got {type(args).__name__}"
+        )
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"got {args.n_gpu} GPUs in one process (DataParallel), allowed is one; type: "
+            f"accelerate launch --multi_gpu --num_processes {args.n_gpu} -m "
+            f"timm_ternary.train RECIPE.yaml, or set CUDA_VISIBLE_DEVICES=0"
+        )
+    return args

@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 from timm.data import Mixup
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Mixer"]
+from .arguments.trainer import TernaryTrainingArguments
+from .distill import class_count
+
+__all__ = ["Mixer", "mixer_for"]
 
 
 class Mixer:
@@ -69,3 +72,24 @@ class Mixer:
         finally:
             np.random.set_state(state)
         return mixed
+
+
+def mixer_for(model: nn.Module, args: TernaryTrainingArguments, *, plain: bool) -> Mixer:
+    """The Mixer that `mixup`, `cutmix` and `seed` ask for.
+
+    Args:
+        model: Says how many classes there are.
+        args: See above.
+        plain: Whether it takes images and gives logits; a model of transformers takes labels too,
+            as classes only.
+
+    Raises:
+        ValueError: The model is none of timm.
+    """
+    classes = class_count(model)
+    if classes is None or not plain:
+        raise ValueError(
+            "mixup and cutmix need a model of timm, whose num_classes says how many "
+            f"classes there are, got {type(model).__name__}: leave them out"
+        )
+    return Mixer(mixup=args.mixup, cutmix=args.cutmix, classes=classes, seed=args.seed)

@@ -25,6 +25,8 @@ __all__ = [
     "decay_names",
     "multi_step_schedule",
     "threshold_rate",
+    "two_phase",
+    "with_thresholds",
 ]
 
 
@@ -45,6 +47,8 @@ class TwoPhaseOptimizer(Optimizer):
         self._thresholds = thresholds
         self._split = len(weights.param_groups)
         super().__init__([*weights.param_groups, *thresholds.param_groups], {})
+        # Schedules of transformers read the first rate there; the groups are complete already.
+        self.defaults = dict(weights.defaults)
         self.state.update({**weights.state, **thresholds.state})
         self._share()
 
@@ -82,6 +86,37 @@ class TwoPhaseOptimizer(Optimizer):
         """As `train`."""
         if hasattr(self._weights, "eval"):
             self._weights.eval()
+
+
+def two_phase(optimizer: Any) -> TwoPhaseOptimizer | None:
+    """The TwoPhaseOptimizer inside accelerate's wrappers, or None."""
+    while optimizer is not None and not isinstance(optimizer, TwoPhaseOptimizer):
+        optimizer = getattr(optimizer, "optimizer", None)
+    return optimizer
+
+
+def with_thresholds(
+    weights: Optimizer,
+    parameters: Sequence[nn.Parameter],
+    args: TernaryTrainingArguments,
+    *,
+    alternate: bool,
+) -> Optimizer:
+    """The weights' optimizer and thresholds and scales in one, as its last group.
+
+    Args:
+        weights: Optimizer of everything else.
+        parameters: Thresholds and scales; none: `weights` as it is.
+        args: Gives their rate and, for the alternate update, their optimizer.
+        alternate: A TwoPhaseOptimizer; otherwise `weights` with a group more.
+    """
+    if not parameters:
+        return weights
+    if alternate:
+        return TwoPhaseOptimizer(weights, create_threshold_optimizer(args, parameters))
+    group = {"params": list(parameters), "lr": threshold_rate(args), "weight_decay": 0.0}
+    weights.add_param_group(group)
+    return weights
 
 
 def decay_names(model: nn.Module, exclude: Iterable[nn.Parameter] = ()) -> list[str]:

@@ -30,7 +30,7 @@ from timm_ternary.nn.convert import quantizers_of
 from timm_ternary.nn.forms import layer_code
 from timm_ternary.nn.trainable import latent_weight
 from timm_ternary.quantizers import names
-from timm_ternary.training import trainer as trainer_module
+from timm_ternary.training.threshold_pass import update
 from timm_ternary.training.threshold_pass.compiled import CompiledQuantizers
 from timm_ternary.training.threshold_pass.functional import quantized_once
 
@@ -133,7 +133,7 @@ def test_the_models_weights_are_used() -> None:
 def traced(monkeypatch: pytest.MonkeyPatch) -> None:
     """The Trainer's quantizers are traced, but run as they are: compiling takes long."""
     monkeypatch.setattr(
-        trainer_module, "CompiledQuantizers", lambda layers: CompiledQuantizers(layers, "eager")
+        update, "CompiledQuantizers", lambda layers: CompiledQuantizers(layers, "eager")
     )
 
 

@@ -2,16 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
+from transformers import TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ...errors.wording import unknown
 from ...nn.state_dict import readable_name
 from ..fsdp import whole
 
-__all__ = ["check_ended", "check_finite_model", "check_share", "check_streaming"]
+__all__ = [
+    "HealthCheck",
+    "check_ended",
+    "check_epochs",
+    "check_finite_model",
+    "check_metric",
+    "check_share",
+    "check_streaming",
+]
+
+
+class HealthCheck(TrainerCallback):
+    """Ends training before a step of a model that is not finite, or where the data end early.
+
+    The Trainer has no event before a checkpoint is written nor where batches are fetched: there it
+    asks `check_model` and `check_batches`.
+
+    Attributes:
+        last_good: The last checkpoint that holds a finite model, for the errors; None: there is
+            none.
+    """
+
+    last_good: str | None = None
+
+    def __init__(self) -> None:
+        self._fresh = True
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The next optimizer step is the first of an epoch."""
+        self._fresh = True
+
+    def on_step_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Look at the parameters, unless `logging_nan_inf_filter` is off.
+
+        The loss may look well: tga takes a threshold that is NaN for one of 3 sigma, and ttq makes
+        zeros of all weights that share a group with one that is NaN. The Trainer waits for the
+        device once a step too, unless that field tells it not to.
+        """
+        if args.logging_nan_inf_filter:
+            self.check_model(model, state)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """What has been written was finite."""
+        folder = f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        self.last_good = str(Path(str(args.output_dir)) / folder)
+
+    def check_model(self, model: nn.Module, state: Any) -> None:
+        """As `check_finite_model`; `state` is the Trainer's."""
+        check_finite_model(model, state.global_step, self.last_good)
+
+    def check_batches(self, state: Any, got: int, wanted: int, *, sized: bool) -> None:
+        """As `check_ended`, for the batches of the next optimizer step."""
+        fresh, self._fresh = self._fresh, False
+        check_ended(state, got, wanted, sized=sized, fresh=fresh, checkpoint=self.last_good)
 
 
 @torch.no_grad()
@@ -108,6 +168,38 @@ def check_ended(
         f"{what} (after {state.global_step} of {state.max_steps} optimizer steps): check the data "
         f"set, or lower --max_steps{kept}"
     )
+
+
+def check_epochs(args: Any) -> None:
+    """Refuse what counts epochs, for a data set without a length.
+
+    Args:
+        args: TernaryTrainingArguments.
+
+    Raises:
+        ValueError: `lr_milestones` or `soft_epochs` is given.
+    """
+    for name in ("lr_milestones", "soft_epochs"):
+        if getattr(args, name):
+            raise ValueError(
+                f"{name} count epochs, and this data set has no length: leave {name} out, or "
+                "use a data set with a length"
+            )
+
+
+def check_metric(wanted: str | None, metrics: Mapping[str, float]) -> None:
+    """Refuse a `metric_for_best_model` that the evaluation does not report.
+
+    Args:
+        wanted: Its name, with ``eval_`` or without; None: nothing is asked for.
+        metrics: What is reported, by names with ``eval_``.
+
+    Raises:
+        ValueError: It is not among them.
+    """
+    if wanted is not None and f"eval_{wanted.removeprefix('eval_')}" not in metrics:
+        names = (name.removeprefix("eval_") for name in metrics if name.startswith("eval_"))
+        raise ValueError(unknown("metric_for_best_model", wanted, sorted(names)))
 
 
 def check_streaming(args: Any) -> None:

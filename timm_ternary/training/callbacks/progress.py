@@ -1,4 +1,4 @@
-"""What accompanies a run: the epoch, the methods' state, when to stop, and the console."""
+"""What the console shows of a run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import TrainerCallback
 
-__all__ = ["ConsoleProgress", "EarlyStopping", "RefreshQuantizers", "SetEpoch", "SkipSeen"]
+__all__ = ["ConsoleProgress"]
 
 # What a line shows of the logs, in this order; log_history, metrics and trackers get all of it.
 _SHOWN = {
@@ -25,80 +25,6 @@ _SHOWN = {
     "zeros": "zeros {:.1%}",
     "learning_rate": "rate {:.2g}",
 }
-
-
-class SetEpoch(TrainerCallback):
-    """Tells a data set which epoch begins: it selects the crops and flips.
-
-    accelerate does so as well, but not where several processes share the batches (1.15.0:
-    ``DataLoaderShard.set_epoch`` skips the data set when the sampler takes an epoch).
-
-    Args:
-        dataset: Has ``set_epoch(epoch)``.
-    """
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Pass the epoch on; a run resumed within an epoch begins at a fraction of it."""
-        self.dataset.set_epoch(int((state.epoch or 0) + 1e-6))
-
-
-class SkipSeen(TrainerCallback):
-    """Spares a resumed run from decoding what it has seen: the Trainer passes over those batches.
-
-    Args:
-        dataset: Has ``skip(images)`` and `batch_size`.
-    """
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Count the images of the steps taken; a batch is one process's share, or that of all."""
-        share = 1 if args.accelerator_config.split_batches else args.world_size
-        images = self.dataset.batch_size * share * args.gradient_accumulation_steps
-        self.dataset.skip(0 if args.ignore_data_skip else state.global_step * images)
-
-
-class RefreshQuantizers(TrainerCallback):
-    """Has the methods refresh their state between two epochs, also where a run resumes there.
-
-    Args:
-        trainer: Has ``refresh_quantizers()``.
-    """
-
-    def __init__(self, trainer: Any) -> None:
-        self.trainer = trainer
-        self._ended = False
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """No epoch has ended in this run."""
-        self._ended = False
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Refresh, but for the first epoch, and where a run resumes within an epoch."""
-        epoch = state.epoch or 0
-        resumed_between = state.global_step > 0 and abs(epoch - round(epoch)) < 1e-6
-        if self._ended or resumed_between:
-            self.trainer.refresh_quantizers()
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The next one begins with a refresh: what is saved now is as the epoch left it."""
-        self._ended = True
-
-
-class EarlyStopping(EarlyStoppingCallback):
-    """As transformers' callback; each training counts anew, or on from where it resumes."""
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take the count of the checkpoint that training resumes from."""
-        saved = state.stateful_callbacks.get(type(self).__name__, {}) if state.global_step else {}
-        count = saved.get("attributes", {}).get("early_stopping_patience_counter", 0)
-        self.early_stopping_patience_counter = count
-        # A checkpoint of a training without it has no entry, which transformers 5.23 looks for.
-        state.stateful_callbacks[type(self).__name__] = self.state()
 
 
 class ConsoleProgress(TrainerCallback):

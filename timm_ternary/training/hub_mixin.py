@@ -1,31 +1,33 @@
-"""HubTrainer: what --push_to_hub publishes is the model as others load it, and nothing else."""
+"""HubMixin: what --push_to_hub publishes is the model as others load it, and nothing else."""
 
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..hub.push import create_repository, push_to_hub
 from ..nn.timm_wrapper import unwrap
-from .image_trainer import ImageTrainer
 
-__all__ = ["HubTrainer"]
+if TYPE_CHECKING:
+    from .image_trainer import ImageTrainer as _Trainer
+else:
+    _Trainer = object
+
+__all__ = ["HubMixin"]
 
 _logger = logging.getLogger(__name__)
 _STRATEGIES = ("end", "every_save")
 
 
-class HubTrainer(ImageTrainer):
+class HubMixin(_Trainer):
     """Publishes packed models: no latent weights, optimizer states, pickles or checkpoints.
+
+    To be named before ImageTrainer among the bases of a Trainer.
 
     With `push_to_hub` the repository is made before training, or the run ends in one line. With
     `hub_strategy` ``every_save`` the model is published at each checkpoint too; what fails there is
     logged, and training goes on.
-
-    Args:
-        *args: As ImageTrainer.
-        **options: As ImageTrainer.
     """
 
     hub_model_id: str | None
@@ -87,8 +89,7 @@ class HubTrainer(ImageTrainer):
         if self.hub_model_id is None:
             self.init_hf_repo(token=token, private=private)
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        average = nullcontext() if self._ema is None else self._ema.swapped(self.model)
-        with average:
+        with self.averaged():
             return push_to_hub(
                 unwrap(model),
                 str(self.hub_model_id),

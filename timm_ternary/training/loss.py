@@ -1,0 +1,80 @@
+"""The loss of a batch: against the labels, against a teacher, and the methods' own penalties."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..nn.trainable import latent_weight, quantizer_of
+from .distill import distillation_loss
+
+__all__ = ["label_loss", "penalty", "task_loss"]
+
+
+def label_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross entropy, the mean over the images, a scalar.
+
+    Args:
+        logits: ``(n, classes)``.
+        labels: Classes ``(n,)``, or probabilities ``(n, classes)``, as of mixup.
+        smoothing: ε, 0 to 1: labels become (1 - ε) · labels + ε / classes (Szegedy et al. 2016,
+            section 7).
+    """
+    target = labels.to(logits.dtype) if labels.is_floating_point() else labels
+    return F.cross_entropy(logits, target, label_smoothing=smoothing)
+
+
+def task_loss(
+    logits: Tensor,
+    labels: Tensor | None,
+    teacher_logits: Tensor | None = None,
+    *,
+    smoothing: float = 0.0,
+    given: Tensor | None = None,
+    alpha: float = 1.0,
+    temperature: float = 1.0,
+    share: float | Tensor = 1.0,
+) -> Tensor:
+    """What a model is to learn from a batch, a scalar: L, or with a teacher a·L + (1 - a)·w·D.
+
+    L is the loss against the labels, D = T² · KL(teacher ‖ student) (`distillation_loss`). It
+    depends on its arguments alone: nothing is counted, and no layer is penalized.
+
+    Args:
+        logits: ``(n, classes)``.
+        labels: Classes ``(n,)`` or probabilities ``(n, classes)``; not looked at where L is given.
+        teacher_logits: ``(n, classes)``; None: no teacher.
+        smoothing: Of the labels, see `label_loss`.
+        given: L, a scalar, where a model or function computes it itself; None: `label_loss`.
+        alpha: a, 0 to 1.
+        temperature: T > 0.
+        share: w, the weight of a mean over these images where L is no such mean.
+
+    Raises:
+        ValueError: Neither labels nor a loss is given; the teacher has other classes.
+    """
+    if given is None and labels is None:
+        raise ValueError("a batch for training needs labels beside pixel_values, got none")
+    loss = label_loss(logits, labels, smoothing) if given is None else given  # type: ignore[arg-type]
+    if teacher_logits is None:
+        return loss
+    soft = distillation_loss(logits, teacher_logits, temperature) * share
+    return alpha * loss + (1 - alpha) * soft
+
+
+def penalty(layers: Iterable[nn.Module]) -> Tensor | None:
+    """The sum of the methods' penalties (``Quantizer.penalty``), a scalar; None where none has one.
+
+    Args:
+        layers: Layers of training form.
+    """
+    found: list[Tensor] = []
+    for layer in layers:
+        quantizer = quantizer_of(layer)
+        own = None if quantizer is None else quantizer.penalty(latent_weight(layer))
+        if own is not None:
+            found.append(own)
+    return torch.stack(found).sum() if found else None
