@@ -9,14 +9,21 @@ the same epochs (the fair twin). One core needs about an hour for a run of ResNe
 
 DIRECTORY of the data holds CIFAR-10 as parquet files. A run whose metrics.json exists is not
 repeated and an interrupted one goes on from its last epoch, so the command may be stopped and
-given again. `--runs NAME...` takes some rows only, `--list` names them all.
+given again. `--runs NAME...` takes some rows only, `--list` names them all. What finished runs
+measured is kept in the repository:
+
+    python experiments/cifar10_study.py --output out/cifar10_study --record recipes/cifar10/results
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import shlex
 from pathlib import Path
 
+from timm_ternary.checkpoint.run_files import METRICS_NAME, TRAINING_NAME
+from timm_ternary.files import write_json
 from timm_ternary.train import main as train
 
 SCHEDULE = {
@@ -77,6 +84,23 @@ def words_of(name: str, dataset: str, checkpoint: str, output: Path) -> list[str
     return [f"{METHODS}{recipe}.yaml", *fields, *changes]
 
 
+def record(output: Path, results: Path) -> list[str]:
+    """Write what each finished run measured to ``results/NAME.json``; the names of these runs."""
+    finished = [name for name in RUNS if (output / name / METRICS_NAME).exists()]
+    for name in finished:
+        words = words_of(
+            name, "DIRECTORY", "DIRECTORY/resnet20_cifar10_fp.safetensors", Path("out")
+        )
+        metrics, training = (
+            json.loads((output / name / file).read_text()) for file in (METRICS_NAME, TRAINING_NAME)
+        )
+        command = shlex.join(["timm-ternary", "train", *words])
+        results.mkdir(parents=True, exist_ok=True)
+        values = {"run": name, "command": command, "metrics": metrics, "training": training}
+        write_json(results / f"{name}.json", values)
+    return finished
+
+
 def main() -> None:
     """Run the rows that have no metrics yet, one after another."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -85,14 +109,20 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("out/cifar10_study"))
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), metavar="NAME")
     parser.add_argument("--list", action="store_true", help="print the names of the runs")
+    parser.add_argument(
+        "--record", type=Path, help="train nothing; keep finished runs' metrics here"
+    )
     options = parser.parse_args()
     if options.list:
         print("\n".join(RUNS))
         return
+    if options.record is not None:
+        print("\n".join(record(options.output, options.record)))
+        return
     if not options.dataset or not options.checkpoint:
         parser.error("--dataset and --checkpoint are needed")
     for name in options.runs:
-        if not (options.output / name / "metrics.json").exists():
+        if not (options.output / name / METRICS_NAME).exists():
             print(f"== {name}", flush=True)
             train(words_of(name, options.dataset, options.checkpoint, options.output))
 
