@@ -18,7 +18,7 @@ from trainer_models import (
 
 from timm_ternary.models import ternary as ternary
 from timm_ternary.nn.convert import pack_, quantizers_of
-from timm_ternary.training import metrics as monitor
+from timm_ternary.training import metrics
 from timm_ternary.training.arguments.recipe import parse
 from timm_ternary.training.run import ARGUMENTS, fit
 from timm_ternary.training.start import build_model, find_start
@@ -186,7 +186,7 @@ def test_the_best_checkpoint_is_what_remains(tmp_path: Path, method: str) -> Non
 def test_the_packed_result_is_the_best_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(monitor, "top1", _says(0.2, 0.8, 0.1))
+    monkeypatch.setattr(metrics, "top1", _says(0.2, 0.8, 0.1))
     recipe = {
         "model": "resnet8_cifar_tern",
         "dataset": "digits",

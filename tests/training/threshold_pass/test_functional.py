@@ -122,6 +122,5 @@ def test_the_gradient_is_that_of_the_mean_over_the_part(tmp_path: Path, accumula
             compute_loss_func=function,
         )
         run.create_optimizer()
-        run._update_thresholds(batches, 16 if function else None)
-        norms.append(run._step_logs["threshold_grad_norm"])
+        norms.append(run.update_thresholds(batches, 16 if function else None))
     assert norms == pytest.approx([norms[0]] * 3, rel=1e-4) and norms[0] > 0

@@ -45,7 +45,7 @@ class CompiledQuantizers:
 
     @contextmanager
     def quantized_once(self) -> Iterator[None]:
-        """As `thresholds.quantized_once` of the layers, in one compiled call.
+        """As `functional.quantized_once` of the layers, in one compiled call.
 
         Raises:
             ValueError: torch.compile fails, as without a compiler.
