@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from ..checkpoint.weights_file import (
     read_weights,
 )
 from ..config import TernaryConfig
+from ..errors.numbers import is_number
 from ..files import FIGURE_NAME, METRICS_NAME, TRAINING_NAME, sha256
 
 __all__ = ["CardFacts", "LayerFacts", "card_facts", "file_sizes", "printable"]
@@ -98,7 +98,7 @@ class CardFacts:
         value: Any = self.training
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
-        if isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value)):
+        if isinstance(value, bool) or (isinstance(value, float) and not is_number(value)):
             return None
         return value if isinstance(value, kind) else None
 
@@ -218,8 +218,7 @@ def _measured(directory: Path, facts: CardFacts) -> None:
 
 
 def _is_share(value: Any) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value) and 0 <= value <= 1
+    return is_number(value, low=0, high=1)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

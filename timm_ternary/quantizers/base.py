@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
@@ -14,10 +13,10 @@ from torch import Tensor, nn
 
 from ..code import TernaryCode
 from ..config import GRANULARITIES, TernaryConfig
+from ..errors.numbers import check_number
 from ..errors.wording import unknown
+from .functional import Quantized, scale_codes, soft_staircase, spread
 from .scale_curve import ScaleCurve
-from .soft import soft_staircase, spread
-from .straight_through import Quantized, scale_codes
 
 __all__ = [
     "Quantizer",
@@ -128,8 +127,7 @@ class Quantizer(nn.Module):
                 f"method {self.name!r} has no thresholds to soften: type --ternary with one of "
                 f"{allowed}, or leave soft_epochs out"
             )
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature must be a finite number > 0, got {temperature!r}")
+        temperature = check_number("temperature", temperature, above=0)
         self._temperature = torch.tensor(temperature, dtype=torch.float32)
 
     def rows(self, weight: Tensor) -> Tensor:
@@ -190,6 +188,11 @@ class Quantizer(nn.Module):
         weight = code.decode()
         self.reset(weight)
         return weight
+
+    def fits(self, code: TernaryCode) -> bool:
+        """Whether `code` is of the kind this method makes here: its bases, and no more groups."""
+        same = code.bases == self.bases and code.pos.shape[1] <= self.groups
+        return same and code.codes.numel() > 0
 
     def extra_repr(self) -> str:
         """The name, the granularity and the options, for ``print(model)``."""
