@@ -11,7 +11,7 @@ import torch
 
 import timm_ternary
 from timm_ternary import cli, packing, quantizers
-from timm_ternary.quantizers.base import option_defaults
+from timm_ternary.quantizers.registry import option_defaults
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()

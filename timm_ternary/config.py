@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from .errors.numbers import plain
 from .errors.wording import unknown
 
 __all__ = ["GRANULARITIES", "TernaryConfig"]
@@ -102,5 +103,11 @@ class TernaryConfig:
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy with lists for tuples, as JSON and YAML give them: equal ones must compare equal."""
-    return {k: list(v) if isinstance(v, (list, tuple)) else v for k, v in options.items()}
+    """A copy with lists for tuples and Python's numbers for numpy's, as JSON and YAML give them.
+
+    Equal ones must compare equal.
+    """
+    return {
+        key: [plain(entry) for entry in value] if isinstance(value, (list, tuple)) else plain(value)
+        for key, value in options.items()
+    }

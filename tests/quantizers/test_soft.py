@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
 from timm_ternary import TernaryConfig, quantizers
-from timm_ternary.quantizers.soft import soft_staircase
+from timm_ternary.quantizers.functional import soft_staircase
 
 METHODS = quantizers.names()
 SOFT = [name for name in METHODS if quantizers.get(name).has_thresholds]

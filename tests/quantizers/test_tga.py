@@ -9,7 +9,8 @@ import torch
 from scipy.stats import norm
 
 from timm_ternary.quantizers import TGA
-from timm_ternary.quantizers.tga import inverse_mills
+from timm_ternary.quantizers.gaussian import row_moments, truncated_scale
+from timm_ternary.quantizers.tga import inverse_mills, tga
 
 ALPHAS = np.linspace(0.0, 2.9999, 400)
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -348,13 +349,13 @@ def test_restore_gives_back_every_scale_to_the_last_bit(count, mean, factor):
 def test_codes_are_those_of_the_comparisons(scale: float) -> None:
     # Weights next to the thresholds; at 1e-38 their differences are subnormal.
     rows = scale * torch.randn(1, 999, generator=torch.Generator().manual_seed(0))
-    quantizer = TGA(rows)
-    mean, std, _ = quantizer._moments(rows)
-    clipped = quantizer._scale(quantizer.threshold.view(-1, 1), mean, std)[1]
-    high, low = (mean + clipped).float(), (mean - clipped).float()
+    threshold = TGA(rows).threshold.view(-1, 1)
+    moments = row_moments(rows)
+    clipped = truncated_scale(threshold, moments.mean, moments.std)[1]
+    high, low = (moments.mean + clipped).float(), (moments.mean - clipped).float()
     for bound in (high, low):
         for end in (-math.inf, math.inf):
             rows = torch.cat([rows, bound, bound.nextafter(torch.full_like(bound, end))], 1)
-    quantizer._moments = lambda _: (mean, std, mean > mean)  # type: ignore[method-assign]
     expected = (rows > high).float() - (rows < low).float()
-    assert torch.equal(quantizer.quantize_bases(rows)[0].codes, expected)
+    moments = moments._replace(flat=moments.mean > moments.mean)
+    assert torch.equal(tga(rows, threshold, moments).codes, expected)

@@ -6,13 +6,13 @@ type or is no finite number reads as None, so that the files of other versions c
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from ..errors.numbers import is_number
 from ..files import read_json
 
 __all__ = [
@@ -185,7 +185,7 @@ def _value(hint: Any, value: Any) -> Any:
         (hint,) = (part for part in get_args(hint) if part is not NoneType)
     if is_dataclass(hint):
         return _typed(hint, value) if isinstance(value, Mapping) else None  # type: ignore[arg-type]
-    if isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value)):
-        return None
     kind = get_origin(hint) or hint
-    return value if isinstance(value, (int, float) if kind is float else kind) else None
+    if kind is float:
+        return value if is_number(value) else None
+    return value if isinstance(value, kind) and not isinstance(value, bool) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from ..checkpoint.run_files import (
 )
 from ..checkpoint.weights_file import WEIGHTS_NAME, StoredWeights, file_bytes, packed_tensors
 from ..config import TernaryConfig
+from ..errors.numbers import is_number
 from ..nn.state_dict import weight_key
 
 __all__ = ["CardFacts", "LayerFacts", "card_facts", "file_sizes", "printable"]
@@ -208,8 +208,7 @@ def _measured(opened: StoredDirectory, facts: CardFacts) -> None:
 
 
 def _is_share(value: Any) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value) and 0 <= value <= 1
+    return is_number(value, low=0, high=1)
 
 
 def printable(text: str) -> str:

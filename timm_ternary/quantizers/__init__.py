@@ -6,6 +6,7 @@ from .base import Quantizer
 from .bitnet import BitNet
 from .bwn import BWN
 from .dorefa import DoReFa
+from .functional import Quantized
 from .registry import (
     check,
     create,
@@ -18,7 +19,6 @@ from .registry import (
     take_imports,
 )
 from .rel import REL
-from .straight_through import Quantized
 from .tga import TGA
 from .ttq import TTQ
 from .twn import TWN

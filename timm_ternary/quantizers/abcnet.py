@@ -9,10 +9,51 @@ import torch
 from torch import Tensor
 
 from ..code import TernaryCode
-from .base import Quantizer, register
-from .straight_through import Quantized, row_sum, sign
+from ..errors.numbers import is_whole
+from . import restore
+from .base import Quantizer
+from .functional import Quantized, row_sum, sign
+from .registry import register
 
-__all__ = ["ABCNet"]
+__all__ = ["ABCNet", "abcnet"]
+
+
+@torch.no_grad()
+def abcnet(rows: Tensor, bases: int = 3) -> list[Quantized]:
+    """ABC-Net: binary tensors at M shifts of the mean, and their least squares scales.
+
+    ``B_i = sign(w - mean + u_i std)`` with u_i from -1 to 1 (0 for M = 1), and the ``a`` that
+    minimizes ``|w - sum_i a_i B_i|^2``; the gradient of term i is ``a_i`` (Lin et al., 2017,
+    equations 1 to 6).
+
+    Args:
+        rows: Latent weights, ``(groups, n)``, n > 0.
+        bases: M.
+
+    Returns:
+        M terms: codes ``(groups, n)``, scale ``(groups, 1)``.
+    """
+    count = rows.shape[1]
+    mean = row_sum(rows) / count
+    centred = rows - mean.to(rows.dtype)
+    std = (row_sum(centred.square()) / max(count - 1, 1)).sqrt().to(rows.dtype)
+    shifts = [-1 + 2 * i / (bases - 1) for i in range(bases)] if bases > 1 else [0.0]
+    signs = [sign(centred + shift * std) for shift in shifts]
+    scales = _least_squares(signs, rows)
+    return [Quantized(b, a, slopes=(a, a, a)) for b, a in zip(signs, scales, strict=True)]
+
+
+def _least_squares(signs: Sequence[Tensor], rows: Tensor) -> list[Tensor]:
+    """a of least norm that minimizes ``|rows - sum_i a_i signs_i|``: M of ``(groups, 1)``."""
+    # Normal equations, in units of n: a Gram matrix of numbers from -1 to 1, exact in float64.
+    count = rows.shape[1]
+    gram = torch.cat([row_sum(a * b) for a in signs for b in signs], 1) / count
+    moments = torch.cat([row_sum(b * rows) for b in signs], 1) / count
+    gram = gram.view(-1, len(signs), len(signs))
+    # Two tensors that differ in one of n places leave an eigenvalue of 2 / n or more.
+    inverse = torch.linalg.pinv(gram, rtol=1e-12, hermitian=True)
+    solution = (inverse @ moments.unsqueeze(2)).to(rows.dtype)
+    return [solution[:, i] for i in range(len(signs))]
 
 
 @register
@@ -49,60 +90,19 @@ class ABCNet(Quantizer):
 
     def __init__(self, weight: Tensor, *, granularity: str | None = None, bases: int = 3) -> None:
         super().__init__(weight, granularity=granularity)
-        if type(bases) is not int or not 1 <= bases <= 8:
+        if not is_whole(bases, low=1, high=8):
             raise ValueError(f"bases must be an integer from 1 to 8, got {bases!r}")
-        self.bases = bases
+        self.bases = int(bases)
 
-    def _shifts(self) -> list[float]:
-        """u_1 to u_M."""
-        steps = max(self.bases - 1, 1)
-        return [0.0] if self.bases == 1 else [-1 + 2 * i / steps for i in range(self.bases)]
-
-    @torch.no_grad()
     def quantize_bases(self, rows: Tensor) -> Sequence[Quantized]:
-        """The binary tensors and their least squares scales; see the class."""
-        count = rows.shape[1]
-        mean = row_sum(rows) / count
-        centred = rows - mean.to(rows.dtype)
-        std = (row_sum(centred.square()) / max(count - 1, 1)).sqrt().to(rows.dtype)
-        signs = [sign(centred + shift * std) for shift in self._shifts()]
-        scales = _least_squares(signs, rows)
-        return [Quantized(b, a, slopes=(a, a, a)) for b, a in zip(signs, scales, strict=True)]
+        """See `abcnet`."""
+        return abcnet(rows, self.bases)
 
     @torch.no_grad()
     def restore(self, code: TernaryCode) -> Tensor:
-        """The decoded weight, its two outermost levels moved until the mean is where it was.
-
-        A level holds the weights between two neighbouring thresholds. What adds d / n_0 to the
-        n_0 lowest weights and d / n_M to the n_M highest is orthogonal to every B_i: the least
-        squares scales stay. d puts the mean amid the innermost levels, as the thresholds are.
-        """
+        """See `restore.abcnet`."""
         weight = code.decode()
-        fits = code.bases == self.bases > 1 and code.pos.shape[1] <= self.groups
-        if not fits or weight.numel() == 0:
+        if self.bases == 1 or not self.fits(code):
             return weight
-        rows = self.rows(weight)
         depth = self.rows((code.codes > 0).sum(0))
-        masks = {k: depth == k for k in (0, self.bases // 2, (self.bases + 1) // 2, self.bases)}
-        counts = {k: row_sum(mask) for k, mask in masks.items()}
-        inner = [row_sum(rows * masks[k]) / counts[k] for k in list(masks)[1:-1]]
-        centre = sum(inner, torch.zeros_like(counts[0])) / len(inner)
-        shift = (centre * rows.shape[1] - row_sum(rows)) / 2
-        # Levels without a weight: the division gave no number.
-        usable = torch.isfinite(shift) & (counts[0] > 0) & (counts[self.bases] > 0)
-        for k in (0, self.bases):
-            rows = rows + masks[k] * torch.where(usable, shift / counts[k], 0).to(rows.dtype)
-        return rows.view(code.shape)
-
-
-def _least_squares(signs: Sequence[Tensor], rows: Tensor) -> list[Tensor]:
-    """a of least norm that minimizes ``|rows - sum_i a_i signs_i|``: M of ``(groups, 1)``."""
-    # Normal equations, in units of n: a Gram matrix of numbers from -1 to 1, exact in float64.
-    count = rows.shape[1]
-    gram = torch.cat([row_sum(a * b) for a in signs for b in signs], 1) / count
-    moments = torch.cat([row_sum(b * rows) for b in signs], 1) / count
-    gram = gram.view(-1, len(signs), len(signs))
-    # Two tensors that differ in one of n places leave an eigenvalue of 2 / n or more.
-    inverse = torch.linalg.pinv(gram, rtol=1e-12, hermitian=True)
-    solution = (inverse @ moments.unsqueeze(2)).to(rows.dtype)
-    return [solution[:, i] for i in range(len(signs))]
+        return restore.abcnet(self.rows(weight), depth, self.bases).view(code.shape)

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from .base import Quantizer, register
-from .straight_through import Quantized, row_sum
+from ..errors.numbers import check_number
+from .base import Quantizer
+from .functional import Quantized, row_sum
+from .registry import register
 
-__all__ = ["ADMM"]
+__all__ = ["ADMM", "project"]
 
 # The paper finds that its alternation converges in fewer than five rounds.
 _ROUNDS = 10
+
+
+@torch.no_grad()
+def project(rows: Tensor) -> Quantized:
+    """The projection P onto ``a * {-1, 0, +1}``, found by turns from ``a = mean|v|``.
+
+    ``t = sign(v) [|v| > a / 2]``, ``a = <v, t> / <t, t>`` (Leng et al., 2018, section 3.2); the
+    gradient passes straight through.
+
+    Args:
+        rows: v, ``(groups, n)``, n > 0.
+
+    Returns:
+        Codes ``(groups, n)``, scale ``(groups, 1)``.
+    """
+    size = rows.abs()
+    scale = (row_sum(size) / rows.shape[1]).to(rows.dtype)
+    for _ in range(_ROUNDS):
+        beyond = (size > scale / 2).to(rows.dtype)
+        scale = (row_sum(size * beyond) / row_sum(beyond).clamp(min=1)).to(rows.dtype)
+    return Quantized(beyond * rows.sign(), scale)
 
 
 @register
@@ -53,10 +74,7 @@ class ADMM(Quantizer):
         self, weight: Tensor, *, granularity: str | None = None, rho: float = 0.001
     ) -> None:
         super().__init__(weight, granularity=granularity)
-        number = isinstance(rho, (int, float)) and not isinstance(rho, bool)
-        if not (number and 0 <= rho < math.inf):
-            raise ValueError(f"rho must be a finite number >= 0, e.g. 0.001; got {rho!r}")
-        self.rho = float(rho)
+        self.rho = check_number("rho", rho, low=0, example=0.001)
         self.target: Tensor
         self.dual: Tensor
         self.register_buffer("target", self._float(weight.detach()).clone())
@@ -90,11 +108,5 @@ class ADMM(Quantizer):
 
     @torch.no_grad()
     def quantize(self, rows: Tensor) -> Quantized:
-        """``P(w + u)``; see the class."""
-        rows = rows + self.dual.to(rows.dtype).view(rows.shape)
-        size = rows.abs()
-        scale = (row_sum(size) / rows.shape[1]).to(rows.dtype)
-        for _ in range(_ROUNDS):
-            beyond = (size > scale / 2).to(rows.dtype)
-            scale = (row_sum(size * beyond) / row_sum(beyond).clamp(min=1)).to(rows.dtype)
-        return Quantized(beyond * rows.sign(), scale)
+        """``P(w + u)``; see `project`."""
+        return project(rows + self.dual.to(rows.dtype).view(rows.shape))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import reduce
 from typing import ClassVar
@@ -12,22 +11,13 @@ from torch import Tensor, nn
 
 from ..code import TernaryCode
 from ..config import GRANULARITIES
+from ..errors.numbers import check_number
 from ..errors.wording import unknown
-from .registry import check, create, get, names, option_defaults, register, resolve
+from .functional import Quantized, scale_codes, soft_staircase, spread
+from .registry import get, names, option_defaults
 from .scale_curve import ScaleCurve
-from .soft import soft_staircase, spread
-from .straight_through import Quantized, scale_codes
 
-__all__ = [
-    "Quantizer",
-    "check",
-    "create",
-    "get",
-    "names",
-    "option_defaults",
-    "register",
-    "resolve",
-]
+__all__ = ["Quantizer"]
 
 
 class Quantizer(nn.Module):
@@ -127,8 +117,7 @@ class Quantizer(nn.Module):
                 f"method {self.name!r} has no thresholds to soften: type --ternary with one of "
                 f"{allowed}, or leave soft_epochs out"
             )
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature must be a finite number > 0, got {temperature!r}")
+        temperature = check_number("temperature", temperature, above=0)
         self._temperature = torch.tensor(temperature, dtype=torch.float32)
 
     def rows(self, weight: Tensor) -> Tensor:
@@ -189,6 +178,11 @@ class Quantizer(nn.Module):
         weight = code.decode()
         self.reset(weight)
         return weight
+
+    def fits(self, code: TernaryCode) -> bool:
+        """Whether `code` is of the kind this method makes here: its bases, and no more groups."""
+        same = code.bases == self.bases and code.pos.shape[1] <= self.groups
+        return same and code.codes.numel() > 0
 
     def extra_repr(self) -> str:
         """The name, the granularity and the options, for ``print(model)``."""

@@ -5,10 +5,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import Quantizer, register
-from .straight_through import Quantized, row_sum, sign
+from .base import Quantizer
+from .functional import Quantized, row_sum, sign
+from .registry import register
 
-__all__ = ["BWN"]
+__all__ = ["BWN", "bwn"]
+
+
+@torch.no_grad()
+def bwn(rows: Tensor) -> Quantized:
+    """Binary weight networks: ``a = mean|w|``, codes ``sign(w)`` with sign(0) = +1.
+
+    The gradient passes where ``|w| <= 1`` (Rastegari et al., 2016, section 3.1, equation 6).
+
+    Args:
+        rows: Latent weights, ``(groups, n)``, n > 0.
+
+    Returns:
+        Codes ``(groups, n)``, scale ``(groups, 1)``.
+    """
+    size = rows.abs()
+    scale = row_sum(size) / rows.shape[1]
+    inside = (size <= 1).to(rows.dtype)
+    return Quantized(sign(rows), scale.to(rows.dtype), slopes=(inside,) * 3)
 
 
 @register
@@ -32,13 +51,6 @@ class BWN(Quantizer):
     name = "bwn"
     default_granularity = "channel"
 
-    def __init__(self, weight: Tensor, *, granularity: str | None = None) -> None:
-        super().__init__(weight, granularity=granularity)
-
-    @torch.no_grad()
     def quantize(self, rows: Tensor) -> Quantized:
-        """The sign and the mean magnitude; see the class."""
-        size = rows.abs()
-        scale = row_sum(size) / rows.shape[1]
-        inside = (size <= 1).to(rows.dtype)
-        return Quantized(sign(rows), scale.to(rows.dtype), slopes=(inside,) * 3)
+        """See `bwn`."""
+        return bwn(rows)

@@ -5,10 +5,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import Quantizer, register
-from .straight_through import Quantized, row_sum, sign
+from .base import Quantizer
+from .functional import Quantized, row_sum, sign
+from .registry import register
 
-__all__ = ["DoReFa"]
+__all__ = ["DoReFa", "dorefa"]
+
+
+@torch.no_grad()
+def dorefa(rows: Tensor) -> Quantized:
+    """DoReFa-Net, 1-bit weights: ``S = mean|w|``, codes ``sign(w)`` with sign(0) = +1.
+
+    The gradient passes straight through (Zhou et al., 2016, equations 7 and 8).
+
+    Args:
+        rows: Latent weights, ``(groups, n)``, n > 0.
+
+    Returns:
+        Codes ``(groups, n)``, scale ``(groups, 1)``.
+    """
+    scale = row_sum(rows.abs()) / rows.shape[1]
+    return Quantized(sign(rows), scale.to(rows.dtype))
 
 
 @register
@@ -29,11 +46,6 @@ class DoReFa(Quantizer):
 
     name = "dorefa"
 
-    def __init__(self, weight: Tensor, *, granularity: str | None = None) -> None:
-        super().__init__(weight, granularity=granularity)
-
-    @torch.no_grad()
     def quantize(self, rows: Tensor) -> Quantized:
-        """The sign and the mean magnitude; see the class."""
-        scale = row_sum(rows.abs()) / rows.shape[1]
-        return Quantized(sign(rows), scale.to(rows.dtype))
+        """See `dorefa`."""
+        return dorefa(rows)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-__all__ = ["ScaleCurve"]
+__all__ = ["ScaleCurve", "sample"]
+
+_POINTS = 401  # over +-4 sigma, beyond tga's clip at 3
 
 
 class ScaleCurve(NamedTuple):
@@ -28,3 +32,29 @@ class ScaleCurve(NamedTuple):
     slope: Tensor
     present: Tensor
     present_scale: Tensor
+
+
+@torch.enable_grad()
+def sample(
+    scale: Callable[[Tensor], Tensor], mean: Tensor, std: Tensor, present: Tensor
+) -> ScaleCurve:
+    """The curve of a differentiable `scale`, over 4 standard deviations around 0.
+
+    Args:
+        scale: Thresholds of any shape to scales of the same shape.
+        mean, std: Of the group's latent weights, scalars.
+        present: The group's thresholds at present, ``(bases,)``.
+    """
+    points = std * torch.linspace(-4, 4, _POINTS, dtype=std.dtype, device=std.device)
+    points.requires_grad_()
+    found = scale(points)
+    (slope,) = torch.autograd.grad(found.sum(), points)
+    return ScaleCurve(
+        mean=mean.item(),
+        std=std.item(),
+        threshold=points.detach(),
+        scale=found.detach(),
+        slope=slope,
+        present=present,
+        present_scale=scale(present),
+    )

@@ -10,40 +10,59 @@ import torch
 from torch import Tensor, nn
 
 from ..code import TernaryCode
-from .base import Quantizer, register
-from .scale_curve import ScaleCurve
-from .straight_through import Quantized, row_sum
+from ..errors.numbers import is_number
+from . import restore
+from .base import Quantizer
+from .functional import Quantized
+from .gaussian import Moments, inverse_mills, row_moments, truncated_scale
+from .registry import register
+from .scale_curve import ScaleCurve, sample
 
-__all__ = ["TGA", "inverse_mills"]
+__all__ = ["TGA", "inverse_mills", "tga"]
 
 _MAX_BASES = 8  # as abcnet's; the papers go up to 4 and 5
-_CURVE_POINTS = 401  # over +-4 sigma, beyond the clip at 3
-_NEWTON_STEPS = 8  # to the last bit for S up to its clip at 3 sigma
-# Keeps restored thresholds clear of the levels.
-_MARGIN = 2.0**-20
 
 
-class _InverseMills(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, alpha: Tensor) -> Tensor:
-        ratio = math.sqrt(2 / math.pi) / torch.special.erfcx(alpha / math.sqrt(2))
-        ctx.save_for_backward(alpha, ratio)
-        return ratio
+def tga(
+    rows: Tensor,
+    threshold: Tensor,
+    moments: Moments | None = None,
+    *,
+    gradient_correctness: bool = True,
+    keep_flat: bool = True,
+) -> Quantized:
+    """Truncated Gaussian approximation: ``S t`` with ``t = [w > mu + dc] - [w < mu - dc]``.
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        alpha, ratio = ctx.saved_tensors
-        return grad * ratio * (ratio - alpha)
+    ``dc`` is ``|threshold|``, 3 sigma at most, and S the mean of a Gaussian's tail beyond it
+    (`truncated_scale`, through which the gradient reaches the threshold); ``dq/dw = 1`` (He & Fan,
+    CVPR 2019, equations 9 to 15).
 
+    Args:
+        rows: Latent weights, ``(groups, n)``, n > 0.
+        threshold: ``(groups, 1)``; differentiable.
+        moments: mu and sigma, with their gradient if they have one (default: those of `rows`, held
+            constant as in the paper).
+        gradient_correctness: False: ``dq/dw = S``, the paper's ablation.
+        keep_flat: Represent a row of equal weights exactly, with S = |w|; of a sum of several
+            thresholds only the first does, and the others have S = 0.
 
-def inverse_mills(alpha: Tensor) -> Tensor:
-    """``phi(a) / (1 - Phi(a))`` of the standard normal distribution, any shape.
-
-    Computed as ``sqrt(2/pi) / erfcx(a / sqrt(2))``: the quotient of density and tail loses its
-    digits where both vanish. Derivative: ``lambda (lambda - a)``.
+    Returns:
+        Codes ``(groups, n)``, scale and thresholds ``(groups, 1)``.
     """
-    result: Tensor = _InverseMills.apply(alpha)
-    return result
+    if moments is None:
+        with torch.no_grad():
+            moments = row_moments(rows)
+    mean, std, flat = moments
+    scale, clipped = truncated_scale(threshold, mean, std)
+    equal = rows[:, :1].detach().abs().to(scale.dtype) * keep_flat
+    scale = torch.where(flat, equal, scale).to(rows.dtype)
+    high = (mean + clipped).masked_fill(flat, 0).to(rows.dtype)
+    low = (mean - clipped).masked_fill(flat, 0).to(rows.dtype)
+    with torch.no_grad():
+        # (w > high) - (w < low), in a third of the time: masks become numbers slowly.
+        codes = (rows - rows.clamp(low, high)).sign_()
+    slopes = None if gradient_correctness else (scale.detach(),) * 3
+    return Quantized(codes, scale, slopes=slopes, thresholds=(high, low))
 
 
 @register
@@ -104,11 +123,9 @@ class TGA(Quantizer):
         stats_grad: bool = False,
     ) -> None:
         super().__init__(weight, granularity=granularity)
+        factors: list[Any]
         factors = list(init_factor) if isinstance(init_factor, Sequence) else [init_factor]
-        numbers = all(
-            isinstance(f, (int, float)) and not isinstance(f, bool) and 0 <= f < math.inf
-            for f in factors
-        )
+        numbers = all(is_number(factor, low=0) for factor in factors)
         if not numbers or not 1 <= len(factors) <= _MAX_BASES:
             raise ValueError(
                 f"init_factor must be a finite number >= 0, e.g. 0.1, or a list of 1 to "
@@ -135,157 +152,42 @@ class TGA(Quantizer):
             largest = self.rows(weight).abs().amax(1)
             self.threshold.copy_(torch.cat([factor * largest for factor in self._factors]))
 
-    def _moments(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean, standard deviation (1 where flat) and "all weights are equal", ``(groups, 1)``."""
-        count = rows.shape[1]
-        mean = row_sum(rows) / count
-        # Not torch.var_mean: 18 ms for 2.4 M weights on one core, this 5 ms (Zen 4, torch 2.15).
-        variance = row_sum((rows - mean.to(rows.dtype)).square_()) / max(count - 1, 1)
-        # Equal weights leave a rounding error of their mean behind, not a spread.
-        flat = variance <= (4 * torch.finfo(rows.dtype).eps * mean).square()
-        return mean, torch.where(flat, torch.ones_like(variance), variance).sqrt(), flat
+    def quantize_bases(self, rows: Tensor) -> Sequence[Quantized]:
+        """See `tga`: one term a threshold, the moments computed once."""
+        with torch.set_grad_enabled(self.stats_grad and torch.is_grad_enabled()):
+            moments = row_moments(rows)
+        return [
+            tga(
+                rows,
+                threshold,
+                moments,
+                gradient_correctness=self.gradient_correctness,
+                keep_flat=k == 0,
+            )
+            for k, threshold in enumerate(self.threshold.view(self.bases, -1, 1))
+        ]
 
-    @staticmethod
-    def _scale(threshold: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-        """S and the clipped threshold (equations 9 and 10), in the dtype of the moments."""
-        threshold = threshold.to(mean.dtype)
-        # Not abs(): its gradient at 0 is 0, and a threshold that reaches 0 would stay there.
-        size = torch.where(threshold < 0, -threshold, threshold)
-        clipped = torch.where(size < 3 * std, size, 3 * std)
-        return mean + std * inverse_mills(clipped / std), clipped
-
-    @torch.enable_grad()
     def scale_curve(self, weight: Tensor, group: int = 0) -> ScaleCurve | None:
         """S and dS/dthreshold over +-4 sigma (Figure 3b); the slope is autograd's own."""
         rows = self.rows(weight.detach())[group : group + 1]
         if rows.numel() == 0:
             return None
-        mean, std, flat = (moment.view(()) for moment in self._moments(rows))
+        mean, std, flat = (moment.view(()) for moment in row_moments(rows))
         if flat:
             return None
-        points = std * torch.linspace(-4, 4, _CURVE_POINTS, dtype=std.dtype, device=std.device)
-        points.requires_grad_()
-        scale = self._scale(points, mean, std)[0]
-        (slope,) = torch.autograd.grad(scale.sum(), points)
         present = self.threshold.detach().view(self.bases, -1)[:, group].to(std.dtype)
-        return ScaleCurve(
-            mean=mean.item(),
-            std=std.item(),
-            threshold=points.detach(),
-            scale=scale.detach(),
-            slope=slope,
-            present=present,
-            present_scale=self._scale(present, mean, std)[0],
-        )
-
-    def quantize_bases(self, rows: Tensor) -> Sequence[Quantized]:
-        """Equations 9 to 11 for each threshold; see the class."""
-        with torch.set_grad_enabled(self.stats_grad and torch.is_grad_enabled()):
-            mean, std, flat = self._moments(rows)
-        equal = rows[:, :1].detach().abs()
-        found = []
-        for threshold in self.threshold.view(self.bases, -1, 1):
-            scale, clipped = self._scale(threshold, mean, std)
-            scale = torch.where(flat, equal.to(scale.dtype), scale).to(rows.dtype)
-            high = (mean + clipped).masked_fill(flat, 0).to(rows.dtype)
-            low = (mean - clipped).masked_fill(flat, 0).to(rows.dtype)
-            with torch.no_grad():
-                # (w > high) - (w < low), in a third of the time: masks become numbers slowly.
-                codes = (rows - rows.clamp(low, high)).sign_()
-            slopes = None if self.gradient_correctness else (scale.detach(),) * 3
-            found.append(Quantized(codes, scale, slopes=slopes, thresholds=(high, low)))
-            equal = torch.zeros_like(equal)  # the first base holds all of a flat group
-        return found
+        return sample(lambda at: truncated_scale(at, mean, std)[0], mean, std, present)
 
     @torch.no_grad()
     def restore(self, code: TernaryCode) -> Tensor:
-        """Rows of three levels around mu (0 where S > 0), and the threshold that gives back S.
-
-        (For several bases see `_restore_several`.)
-
-        The levels ``mu + plus``, ``mu + middle`` and ``mu - minus`` are balanced so that their
-        mean is mu: the rarer sign lies farther out; where one sign is missing, the zeros lie
-        off the mean instead.
-        """
-        fits = code.bases == self.bases and code.pos.shape[1] <= self.groups
-        if not fits or code.codes.numel() == 0:
+        """See `restore.tga`; for several thresholds `restore.tga_sum`."""
+        if not self.fits(code):
             return super().restore(code)
-        if self.bases > 1:
-            return self._restore_several(code)
-        codes = self.rows(code.codes[0].to(code.pos.dtype))
-        target = code.pos[0].expand(self.groups).view(-1, 1)
-        levels, size, threshold, flat = self._levels(codes, target)
-        # Around an offset where S <= 0: no threshold gives that around 0.
-        unit = self._scale(threshold, *self._moments(levels)[:2])[0].to(codes.dtype)
-        offset = (target - size * unit).masked_fill(target > 0, 0)
-        size = torch.where(target > 0, target / unit, size)
-        rows = torch.where(flat, codes * target, offset + size * levels)
-
-        mean, std, _ = self._moments(rows)
-        threshold = (size * threshold).to(mean.dtype)
-        for _ in range(2):  # Newton's method on S = target: smooth, and close already.
-            ratio = inverse_mills(threshold / std)
-            slope = ratio * (ratio - threshold / std)
-            threshold = threshold + (target - mean - std * ratio) / slope
-        # Rounding it moves S by less than half a unit in the last place: dS/dthreshold < 1, and
-        # the threshold is smaller than S (or than |target|, where S <= 0).
-        self.threshold.copy_(threshold.clamp(min=0).masked_fill(flat, 0).view(-1))
+        scales = code.pos.expand(self.bases, self.groups).unsqueeze(2)
+        if self.bases == 1:
+            codes = self.rows(code.codes[0].to(code.pos.dtype))
+            rows, threshold = restore.tga(codes, scales[0])
+        else:
+            rows, threshold = restore.tga_sum(self.rows(code.decode()), scales.double())
+        self.threshold.copy_(threshold.view(-1))
         return rows.view(code.shape)
-
-    def _restore_several(self, code: TernaryCode) -> Tensor:
-        """The decoded weight times c, and the thresholds that give back the scales around it.
-
-        The larger S_k, the larger its threshold: with the scales in order, the levels of the
-        decoded weight are ``v_k = S_1 + ... + S_k``. The k-th threshold lies between the levels
-        ``c v_(k-1)`` and ``c v_k`` as long as c lies between ``S_k / (mu + sigma l(a))`` at the two
-        (mu, sigma and a those of the decoded weight); c is amid what all bases allow. Where they
-        allow nothing, the thresholds stay between the levels: the codes return, not the scales.
-        """
-        scales = code.pos.expand(self.bases, self.groups).unsqueeze(2).double()
-        ordered, order = scales.sort(0)
-        upper = ordered.cumsum(0).gather(0, order.argsort(0))
-        rows = self.rows(code.decode())
-        mean, std, flat = self._moments(rows)
-        bounds = torch.stack([upper - scales + mean.abs(), upper - mean.abs()])
-        alphas = (bounds / std).clamp(0, 3)
-        most, least = scales / (mean + std * inverse_mills(alphas))
-        factor = (most.amin(0) + least.amax(0)) / 2
-        usable = ~flat & torch.isfinite(factor) & (factor > 0)
-        factor = torch.where(usable, factor, torch.ones_like(factor))
-        rows = (factor * rows).to(rows.dtype)
-
-        mean, std, _ = self._moments(rows)
-        ratio = (scales - mean) / std
-        alpha = ratio.clamp(min=0)
-        for _ in range(_NEWTON_STEPS):  # from above, where a convex function converges
-            value = inverse_mills(alpha)
-            alpha = (alpha - (value - ratio) / (value * (value - alpha))).clamp(min=0)
-        gap = (1 - _MARGIN) * factor * bounds[1], (1 + _MARGIN) * factor * bounds[0]
-        threshold = torch.maximum(torch.minimum(std * alpha, gap[0]), gap[1])
-        self.threshold.copy_(threshold.masked_fill(~usable, 0).view(-1))
-        return rows.view(code.shape)
-
-    @staticmethod
-    def _levels(codes: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Levels with mean 0, their unit, a threshold in that unit, and which groups are flat."""
-        n_plus, n_minus = ((codes == sign).sum(1, keepdim=True).to(codes) for sign in (1, -1))
-        n_zero = codes.shape[1] - n_plus - n_minus
-        none = (n_zero == codes.shape[1]) & (target != 0)
-        flat = torch.stack([n_plus, n_minus, n_zero]).amax(0) == codes.shape[1]
-        flat = flat & ~(none & (codes.shape[1] > 1))
-
-        both = (n_plus > 0) & (n_minus > 0)
-        plus = torch.where(both, n_minus / n_plus.clamp(min=1), 1).clamp(min=1)
-        minus = torch.where(both, n_plus / n_minus.clamp(min=1), 1).clamp(min=1)
-        middle = (n_minus * minus - n_plus * plus) / n_zero.clamp(min=1)
-        levels = torch.where(codes > 0, plus, torch.where(codes < 0, -minus, middle))
-        std = (row_sum(levels.square()) / max(codes.shape[1] - 1, 1)).sqrt().to(codes.dtype)
-        # Between the zeros and the rest, and clear of the clip at 3 sigma.
-        threshold = torch.minimum((middle.abs() + 1) / 2, torch.maximum(2.5 * std, middle.abs()))
-        # Nothing beyond the threshold: a spread of +-0.5 around mu, and a threshold of 0.75.
-        spread = torch.full_like(codes[:1], 0.5)
-        spread[:, 1::2] = -0.5
-        spread[:, codes.shape[1] // 2 * 2 :] = 0
-        levels, threshold = torch.where(none, spread, levels), torch.where(none, 0.75, threshold)
-        size = torch.where(target == 0, 1.0, target.abs())
-        return levels, size, threshold, flat

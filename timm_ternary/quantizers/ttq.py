@@ -8,10 +8,46 @@ import torch
 from torch import Tensor, nn
 
 from ..code import TernaryCode
-from .base import Quantizer, register
-from .straight_through import Quantized, row_sum
+from ..errors.numbers import check_number
+from .base import Quantizer
+from .functional import Quantized, row_sum
+from .registry import register
 
-__all__ = ["TTQ"]
+__all__ = ["TTQ", "threshold", "ttq"]
+
+
+@torch.no_grad()
+def threshold(rows: Tensor, t: float = 0.05, sparsity: float | None = None) -> Tensor:
+    """D of ttq, ``(groups, 1)``: ``t max|w|``, or such that a fraction `sparsity` is zero."""
+    size = rows.abs()
+    if sparsity is None:
+        return t * size.amax(1, keepdim=True)
+    zeros = round(sparsity * size.shape[1])
+    if zeros == 0:
+        return torch.zeros_like(size[:, :1])
+    return size.kthvalue(zeros, dim=1, keepdim=True).values
+
+
+def ttq(rows: Tensor, high: Tensor, pos: Tensor, neg: Tensor, unit: Tensor) -> Quantized:
+    """Trained ternary quantization: ``+unit |pos|`` above D, ``-unit |neg|`` below -D, else 0.
+
+    The gradient of the scales is that of the formula; ``dq/dw`` is ``{|pos|, 1, |neg|}`` for the
+    codes +1, 0 and -1 (Zhu et al., ICLR 2017, section 4).
+
+    Args:
+        rows: Latent weights, ``(groups, n)``.
+        high: D, ``(groups, 1)``; see `threshold`.
+        pos, neg: The trained scales, ``(groups, 1)``; differentiable.
+        unit: What they are multiples of, ``(groups, 1)``; a constant.
+
+    Returns:
+        Codes ``(groups, n)``; scales and thresholds ``(groups, 1)``.
+    """
+    codes = (rows > high).to(rows.dtype) - (rows < -high).to(rows.dtype)
+    # Not abs(): its gradient at 0 is 0, and here that of +.
+    pos, neg = (torch.where(s < 0, -s, s) for s in (pos, neg))
+    slopes = (pos.detach(), 1.0, neg.detach())
+    return Quantized(codes, unit * pos, unit * neg, slopes, (high, -high))
 
 
 @register
@@ -58,13 +94,10 @@ class TTQ(Quantizer):
         sparsity: float | None = None,
     ) -> None:
         super().__init__(weight, granularity=granularity)
-        for key, value in (("t", t), ("sparsity", sparsity)):
-            if value is None and key == "sparsity":
-                continue
-            if not (isinstance(value, (int, float)) and 0 <= value < 1):
-                raise ValueError(f"{key} must be a number from 0 to below 1, got {value!r}")
-        self.t = float(t)
-        self.sparsity = None if sparsity is None else float(sparsity)
+        self.t = check_number("t", t, low=0, below=1)
+        self.sparsity = sparsity
+        if sparsity is not None:
+            self.sparsity = check_number("sparsity", sparsity, low=0, below=1)
         ones = self.rows(weight).new_ones(self.groups)
         self.scale_pos = nn.Parameter(ones)
         self.scale_neg = nn.Parameter(ones.clone())
@@ -79,38 +112,25 @@ class TTQ(Quantizer):
         self.scale_neg.fill_(1)
         if weight.numel():
             size = self.rows(weight).abs()
-            beyond = size > self._threshold(size)
+            beyond = size > threshold(size, self.t, self.sparsity)
             mean = (row_sum(size * beyond) / row_sum(beyond).clamp(min=1)).view(-1).to(size.dtype)
             # A group of zeros has no magnitude to keep; that of a fresh layer lets it grow.
             fallback = 1 / math.sqrt(max(weight[0].numel(), 1))
             self.unit.copy_(torch.where(mean > 0, mean, fallback))
 
-    def _threshold(self, size: Tensor) -> Tensor:
-        """D for the rows of magnitudes `size`, ``(groups, 1)``."""
-        if self.sparsity is None:
-            return self.t * size.amax(1, keepdim=True)
-        zeros = round(self.sparsity * size.shape[1])
-        if zeros == 0:
-            return torch.zeros_like(size[:, :1])
-        return size.kthvalue(zeros, dim=1, keepdim=True).values
-
     def quantize(self, rows: Tensor) -> Quantized:
-        """Section 4 of the paper; see the class."""
-        with torch.no_grad():
-            threshold = self._threshold(rows.abs())
-            codes = (rows > threshold).to(rows.dtype) - (rows < -threshold).to(rows.dtype)
-        scales = [s.to(rows.dtype).view(-1, 1) for s in (self.scale_pos, self.scale_neg)]
-        pos, neg = (torch.where(s < 0, -s, s) for s in scales)
+        """See `ttq`."""
+        high = threshold(rows, self.t, self.sparsity)
+        pos, neg = (s.to(rows.dtype).view(-1, 1) for s in (self.scale_pos, self.scale_neg))
         # A copy: DistributedDataParallel broadcasts buffers in place when its forward begins, and
         # the Trainer has read the weights by then (torch 2.11 refuses the backward pass).
         unit = self.unit.to(rows.dtype, copy=True).view(-1, 1)
-        slopes = (pos.detach(), 1.0, neg.detach())
-        return Quantized(codes, unit * pos, unit * neg, slopes, (threshold, -threshold))
+        return ttq(rows, high, pos, neg, unit)
 
     @torch.no_grad()
     def restore(self, code: TernaryCode) -> Tensor:
         """The codes times one magnitude: the threshold then falls between it and 0."""
-        if code.pos.shape[1] > self.groups or code.bases > 1:
+        if not self.fits(code):
             return super().restore(code)
         pos, neg = (scale[0].expand(self.groups) for scale in (code.pos, code.neg))
         mean = (pos + neg) / 2

@@ -5,10 +5,32 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import Quantizer, register
-from .straight_through import Quantized, row_sum
+from .base import Quantizer
+from .functional import Quantized, row_sum
+from .registry import register
 
-__all__ = ["TWN"]
+__all__ = ["TWN", "twn"]
+
+
+@torch.no_grad()
+def twn(rows: Tensor) -> Quantized:
+    """Ternary weight networks: the closed form that approximates the least squares fit.
+
+    ``D = 0.7 mean|w|``, ``S = mean of |w| over |w| > D``, codes ``sign(w) [|w| > D]``; the
+    gradient passes straight through (Li & Liu, 2016, section 2.3).
+
+    Args:
+        rows: Latent weights, ``(groups, n)``, n > 0.
+
+    Returns:
+        Codes ``(groups, n)``, scale and thresholds ``(groups, 1)``.
+    """
+    size = rows.abs()
+    threshold = (0.7 * row_sum(size) / rows.shape[1]).to(rows.dtype)
+    beyond = (size > threshold).to(rows.dtype)
+    scale = row_sum(size * beyond) / row_sum(beyond).clamp(min=1)
+    steps = (threshold, -threshold)
+    return Quantized(beyond * rows.sign(), scale.to(rows.dtype), thresholds=steps)
 
 
 @register
@@ -31,15 +53,6 @@ class TWN(Quantizer):
     name = "twn"
     has_thresholds = True
 
-    def __init__(self, weight: Tensor, *, granularity: str | None = None) -> None:
-        super().__init__(weight, granularity=granularity)
-
-    @torch.no_grad()
     def quantize(self, rows: Tensor) -> Quantized:
-        """The closed form that approximates the least squares fit; see the class."""
-        size = rows.abs()
-        threshold = (0.7 * row_sum(size) / rows.shape[1]).to(rows.dtype)
-        beyond = (size > threshold).to(rows.dtype)
-        scale = row_sum(size * beyond) / row_sum(beyond).clamp(min=1)
-        steps = (threshold, -threshold)
-        return Quantized(beyond * rows.sign(), scale.to(rows.dtype), thresholds=steps)
+        """See `twn`."""
+        return twn(rows)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from ..checkpoint.run_files import (
     STATE_NAME,
     newest_checkpoint,
 )
+from ..errors.numbers import is_number
 
 __all__ = ["Run", "Series", "find_log", "layer_series", "outcome", "read_runs", "series"]
 
@@ -110,10 +110,8 @@ def outcome(run: Run) -> tuple[float, float] | None:
     return found[0], found[1]
 
 
-def _number(value: object) -> float | None:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    return None
+def _number(value: Any) -> float | None:
+    return float(value) if is_number(value) else None
 
 
 def _entries(path: Path) -> tuple[dict[str, Any], ...]:

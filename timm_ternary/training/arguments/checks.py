@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import os
 from collections.abc import Iterable
 from dataclasses import fields
@@ -12,6 +11,7 @@ from typing import Any
 import timm.optim
 from transformers import TrainingArguments
 
+from ...errors.numbers import check_number, check_whole, is_number
 from ...errors.wording import unknown
 
 __all__ = ["THRESHOLD_OPTIMIZERS", "UPDATES", "ArgumentChecks", "takes"]
@@ -83,8 +83,8 @@ class ArgumentChecks:
             return
         found = self.soft_temperature
         pair = isinstance(found, (list, tuple)) and len(found) == 2
-        numbers = pair and all(isinstance(t, (int, float)) for t in found)
-        if not numbers or not 0 < found[0] <= found[1] < math.inf:
+        numbers = pair and all(is_number(t, above=0) for t in found)
+        if not numbers or not found[0] <= found[1]:
             raise ValueError(
                 f"soft_temperature must be two finite numbers, 0 < first <= last, e.g. 10 100; got "
                 f"{found!r}"
@@ -138,7 +138,7 @@ class ArgumentChecks:
                 "lr_gamma must be one factor, or one for each of lr_milestones, got []"
             )
         for factor in self.lr_gamma:
-            _check_number("lr_gamma", factor)
+            check_number("lr_gamma", factor, low=0)
         if self.lr_milestones is None:
             if list(self.lr_gamma) != [0.1]:
                 raise ValueError(
@@ -147,7 +147,7 @@ class ArgumentChecks:
                 )
             return
         milestones = list(self.lr_milestones)
-        numbers = all(isinstance(epoch, (int, float)) for epoch in milestones)
+        numbers = all(is_number(epoch) for epoch in milestones)
         pairs = zip([0, *milestones], milestones, strict=False)
         if not milestones or not numbers or not all(a < b for a, b in pairs):
             raise ValueError(
@@ -182,8 +182,8 @@ class ArgumentChecks:
 
     def _check_best(self: Any) -> None:
         patience = self.early_stopping_patience
-        if patience is not None and (not _is_whole(patience) or patience < 1):
-            raise ValueError(f"early_stopping_patience must be a whole number >= 1, got {patience}")
+        if patience is not None:
+            check_whole("early_stopping_patience", patience, low=1)
         self._check_numbers("early_stopping_threshold")
         if patience is None and self.early_stopping_threshold:
             raise ValueError(
@@ -201,22 +201,13 @@ class ArgumentChecks:
 
     def _check_steps(self: Any) -> None:
         for name in ("threshold_every", "gradient_accumulation_steps"):
-            value = getattr(self, name)
-            if not _is_whole(value) or value < 1:
-                raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+            check_whole(name, getattr(self, name), low=1)
 
     def _check_numbers(self: Any, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
             if value is not None or _default(type(self), name) is not None:
-                _check_number(name, value)
-
-
-def _check_number(name: str, value: Any) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 0 <= value < math.inf:
-        hint = " (YAML reads 1e-4 as text: write 1.0e-4)" if isinstance(value, str) else ""
-        raise ValueError(f"{name} must be a finite number >= 0, got {value!r}{hint}")
+                check_number(name, value, low=0)
 
 
 def takes(optimizer: str, option: str) -> bool:
@@ -228,10 +219,6 @@ def takes(optimizer: str, option: str) -> bool:
 def _second_order(optimizer: str) -> bool:
     """These need a graph of the gradients, which the Trainer does not build."""
     return bool(timm.optim.get_optimizer_info(optimizer).second_order)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _default(cls: type, name: str) -> Any:

@@ -172,7 +172,7 @@ class TernaryTrainingArguments(ArgumentChecks, TrainingArguments):
             ValueError: See the class.
         """
         # One number for a list of one.
-        if isinstance(self.lr_milestones, (int, float)):
+        if not isinstance(self.lr_milestones, (list, tuple, type(None))):
             self.lr_milestones = [self.lr_milestones]
         if not isinstance(self.lr_gamma, (list, tuple)):
             self.lr_gamma = [self.lr_gamma]
