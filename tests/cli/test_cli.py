@@ -16,6 +16,7 @@ from PIL import Image
 
 import timm_ternary  # noqa: F401  (registers the models)
 from timm_ternary.checkpoint.directory import save_packed
+from timm_ternary.onnx.export import runtime_knows
 
 MODEL = "resnet8_cifar_tern"
 
@@ -245,7 +246,8 @@ def test_export(run: Run, packed: Path, tmp_path: Path) -> None:
     status, out, _ = run("export", packed, path, "--image-size", 16, "--json")
     result = json.loads(out)
     assert status == 0 and result["weights"] == "int2" and result["opset"] == 25
-    assert result["bytes"] == path.stat().st_size and result["error"] <= 1e-4
+    assert result["bytes"] == path.stat().st_size
+    assert result["error"] <= 1e-4 if runtime_knows("int2") else result["error"] is None
     status, out, _ = run("export", packed, path, "--weights", "float")
     assert status == 0 and f"{path.stat().st_size:,} bytes, float, opset 18, off torch by" in out
 

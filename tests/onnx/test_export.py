@@ -26,10 +26,21 @@ from timm_ternary.nn.convert import float_state, ternary_layers
 from timm_ternary.nn.forms import layer_code
 from timm_ternary.nn.trainable import latent_weight
 from timm_ternary.onnx import export
-from timm_ternary.onnx.export import TOLERANCE, WEIGHTS, check_request, export_onnx
+from timm_ternary.onnx.export import (
+    TOLERANCE,
+    WEIGHTS,
+    check_request,
+    export_onnx,
+    runtime_knows,
+)
 from timm_ternary.onnx.weights import insert_codes
 
-pytestmark = pytest.mark.canary
+pytestmark = [
+    pytest.mark.canary,
+    pytest.mark.skipif(
+        not runtime_knows("int2"), reason=f"onnxruntime {onnxruntime.__version__} has no INT2"
+    ),
+]
 
 SMALL = "resnet8_cifar_tern"
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -217,8 +228,11 @@ def test_a_graph_that_onnx_or_onnxruntime_refuses(
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
     with pytest.raises(ValueError, match=r"onnxruntime .* cannot load the file: no INT2 here"):
-        export_onnx(network, tmp_path / "a.onnx", image_size=8)
+        export_onnx(network, tmp_path / "a.onnx", "int8", image_size=8)
     assert not contents(tmp_path)
+    # Without INT2 at all, the file is not the fault: it is written, and said not to have been run.
+    assert not runtime_knows("int2")
+    assert export_onnx(network, tmp_path / "a.onnx", "int2", image_size=8).error is None
 
 
 class Branches(nn.Module):

@@ -13,7 +13,12 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from timm_ternary.code import TernaryCode
+from timm_ternary.onnx.export import runtime_knows
 from timm_ternary.onnx.weights import fold_batch_norms, insert_codes
+
+pytestmark = pytest.mark.skipif(
+    not runtime_knows("int2"), reason=f"onnxruntime {onnxruntime.__version__} has no INT2"
+)
 
 OUT, IN = 5, 3
 

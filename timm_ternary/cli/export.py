@@ -24,6 +24,8 @@ from .common import (
 
 __all__ = ["export"]
 
+_NOT_RUN = "not run: no onnxruntime that knows such weights"
+
 
 @app.command()
 def export(
@@ -49,7 +51,11 @@ def export(
     if as_json:
         print_json(asdict(result))
         return
-    how = "not run: no onnxruntime" if result.error is None else f"off torch by {result.error:.1e}"
+    how = (
+        "not run: no onnxruntime that knows such weights"
+        if result.error is None
+        else f"off torch by {result.error:.1e}"
+    )
     out.print(
         f"{result.path}: {result.bytes:,} bytes, {result.weights}, opset {result.opset}, {how}",
         highlight=False,

@@ -30,12 +30,12 @@ from ..nn.forms import make_plain
 from ..version import __version__
 from .weights import fold_batch_norms, insert_codes
 
-__all__ = ["WEIGHTS", "OnnxFile", "check_request", "export_onnx"]
+__all__ = ["WEIGHTS", "OnnxFile", "check_request", "export_onnx", "runtime_knows"]
 
 WEIGHTS = {"int2": (25, 12), "int8": (18, 8), "float": (18, 8)}
 """Opset and IR version of each kind of weights: the lowest that has its types.
 
-onnxruntime 1.31 has INT2 at opset 25 and 26 only, and refuses the IR version 14 of onnx 1.23.
+onnxruntime 1.31 has INT2 at opset 25 and 26 only; 1.23 has none.
 """
 
 TOLERANCE = 1e-4
@@ -55,7 +55,7 @@ class OnnxFile:
         opset: Version of the operators.
         bytes: Size of the file.
         error: Largest difference of onnxruntime's logits from torch's, relative to the largest
-            logit; None where onnxruntime is not installed.
+            logit; None without an onnxruntime that knows such weights.
     """
 
     path: str
@@ -91,8 +91,8 @@ def export_onnx(
 ) -> OnnxFile:
     """Write `model` as an ONNX file: images ``(batch, channels, height, width)`` to logits.
 
-    The batch is dynamic, the size of the images is fixed. The file is checked by onnx and, where
-    onnxruntime is installed, run on batches of 1 and 3 random images.
+    The batch is dynamic, the size of the images is fixed. The file is checked by onnx and, where an
+    onnxruntime is installed that knows such weights, run on batches of 1 and 3 random images.
 
     Args:
         model: A ternary model, trainable or packed, or with ``weights="float"`` any; it is not
@@ -130,7 +130,7 @@ def export_onnx(
     insert_codes(proto, fold_batch_norms(proto, kept), weights)
     _describe(proto, model, {**data, "input_size": size}, WEIGHTS[weights][1])
     content = _checked(proto)
-    error = _compare(content, images, expected)
+    error = _compare(content, images, expected) if runtime_knows(weights) else None
     path = Path(path)
     with atomic_write(path, lambda temporary: temporary.write_bytes(content)):
         pass
@@ -245,18 +245,54 @@ def _checked(proto: Any) -> bytes:
     return content
 
 
-def _compare(content: bytes, images: Tensor, expected: Tensor) -> float | None:
-    """Largest relative difference of onnxruntime's outputs, on a batch of 1 and on the whole."""
+def runtime_knows(weights: str) -> bool:
+    """Whether an onnxruntime is installed that loads such weights: the last one for Python 3.10,
+    1.23, has no INT2.
+
+    Args:
+        weights: A kind of `WEIGHTS`.
+    """
+    if _module("onnxruntime") is None:
+        return False
+    if weights != "int2":
+        return True
+    from onnx import TensorProto, helper
+
+    codes = TensorProto(name="codes", data_type=TensorProto.INT2, dims=[4], raw_data=b"\x01")
+    nodes = [helper.make_node("Cast", ["codes"], ["values"], to=TensorProto.FLOAT)]
+    values = helper.make_tensor_value_info("values", TensorProto.FLOAT, [4])
+    opset, ir_version = WEIGHTS[weights]
+    proto = helper.make_model(
+        helper.make_graph(nodes, "probe", [], [values], [codes]),
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=ir_version,
+    )
+    try:
+        _session(proto.SerializeToString())
+    except _refusals():
+        return False
+    return True
+
+
+def _session(content: bytes) -> Any:
     runtime: Any = _module("onnxruntime")
-    if runtime is None:
-        return None
     options = runtime.SessionOptions()
     options.log_severity_level = 3
+    return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises for a file that it does not load."""
     state: Any = _module("onnxruntime.capi.onnxruntime_pybind11_state")
-    refusals = (state.Fail, state.InvalidGraph, state.InvalidArgument, state.NotImplemented)
+    return (state.Fail, state.InvalidGraph, state.InvalidArgument, state.NotImplemented)
+
+
+def _compare(content: bytes, images: Tensor, expected: Tensor) -> float:
+    """Largest relative difference of onnxruntime's outputs, on a batch of 1 and on the whole."""
+    runtime: Any = _module("onnxruntime")
     try:
-        session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except refusals as error:  # an older release without INT2, for one
+        session = _session(content)
+    except _refusals() as error:
         raise ValueError(
             f"onnxruntime {runtime.__version__} cannot load the file: {_line(error)}"
         ) from error
