@@ -360,3 +360,16 @@ def test_a_name_is_registered_once(monkeypatch):
         quantizers.register(Mine)
     with pytest.raises(ValueError, match=r"'tga' is registered already, by .*TGA"):
         quantizers.register(type("Other", (Quantizer,), {"name": "tga"}))
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("granularity", ["layer", "channel"])
+@pytest.mark.parametrize("method", quantizers.names())
+def test_compiled_it_gives_the_same(method, granularity, gradients):
+    """With and without gradients, torch.compile calls an autograd function in different ways."""
+    weight = torch.randn(6, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    quantizer = quantizers.get(method)(weight, granularity=granularity).eval()
+    torch._dynamo.reset()
+    compiled = torch.compile(quantizer, backend="eager", fullgraph=True)
+    with torch.set_grad_enabled(gradients):
+        assert torch.equal(compiled(weight), quantizer(weight))

@@ -33,14 +33,26 @@ class Quantized(NamedTuple):
     thresholds: tuple[Tensor, Tensor] | None = None
 
 
+_STRAIGHT = [1.0, 1.0, 1.0]
+"""The slopes of a method that states none."""
+
+
 class _ScaleCodes(torch.autograd.Function):
     """q = pos [c = +1] - neg [c = -1]; the gradient passes straight through to the weight."""
 
     generate_vmap_rule = True
 
+    # No *slopes: without gradients, torch.compile (2.14) tells a forward that takes no ctx by the
+    # number of its parameters alone, and passes a ctx in the place of `rows` where it differs.
     @staticmethod
     def forward(
-        rows: Tensor, codes: Tensor, pos: Tensor, neg: Tensor | None, *slopes: Tensor | float
+        rows: Tensor,
+        codes: Tensor,
+        pos: Tensor,
+        neg: Tensor | None,
+        plus: Tensor | float,
+        zero: Tensor | float,
+        minus: Tensor | float,
     ) -> Tensor:
         if neg is None:
             return codes * pos
@@ -61,7 +73,7 @@ class _ScaleCodes(torch.autograd.Function):
         grad_rows = grad_pos = grad_neg = None
         if ctx.needs_input_grad[0]:
             grad_rows = grad
-            if slopes:
+            if ctx.numbers != _STRAIGHT:
                 plus, zero, minus = slopes
                 zeros = grad * zero
                 grad_rows = torch.where(codes > 0, grad * plus, zeros)
@@ -73,7 +85,7 @@ class _ScaleCodes(torch.autograd.Function):
                 grad_neg = -(grad * (codes < 0)).sum(1, keepdim=True)
         elif ctx.needs_input_grad[2]:
             grad_pos = (grad * codes).sum(1, keepdim=True)
-        return (grad_rows, None, grad_pos, grad_neg, *[None] * len(slopes))
+        return grad_rows, None, grad_pos, grad_neg, None, None, None
 
 
 def scale_codes(rows: Tensor, quantized: Quantized) -> Tensor:
@@ -92,7 +104,7 @@ def scale_codes(rows: Tensor, quantized: Quantized) -> Tensor:
     """
     codes, pos, neg, slopes, _ = quantized
     # Constants; and torch.compile refuses one tensor in the place of several arguments.
-    held = [s.detach() if isinstance(s, Tensor) else s for s in slopes or ()]
+    held = [s.detach() if isinstance(s, Tensor) else s for s in slopes or _STRAIGHT]
     result: Tensor = _ScaleCodes.apply(rows, codes, pos, neg, *held)
     return result
 
