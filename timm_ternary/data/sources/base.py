@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import UnidentifiedImageError
 from PIL.Image import Image as PILImage
 
 from ...errors.wording import unknown
@@ -128,5 +129,5 @@ def read_image(what: str, path: str | None, load: Callable[[], PILImage]) -> PIL
         return load()
     except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for broken files
         file = f" ({path})" if path else ""
-        reason = "not an image" if "cannot identify" in str(error) else str(error)
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise ValueError(f"{what}{file} cannot be read: {reason}") from error
