@@ -160,3 +160,30 @@ def test_a_broken_package_is_named_and_the_others_go_on(package: Path, tmp_path:
     ((status, out, error),) = run(("list", "--methods", "--json"), path=places)
     assert status == 0 and {"median", "tga"} <= json.loads(out).keys()
     assert "package bad-methods offers method bad" in error
+
+
+@pytest.mark.multi_process
+def test_a_bare_class_and_a_module_that_raises_anything(tmp_path: Path) -> None:
+    (tmp_path / "bare.py").write_text(
+        "from timm_ternary.quantizers import TWN, register\n\n@register\nclass Bare(TWN):\n"
+        "    name = 'bare'\n\n    def __init__(self, weight, *, depth=3, **rest):\n"
+        "        super().__init__(weight, **rest)\n        self.depth = depth\n"
+    )
+    (tmp_path / "faulty.py").write_text("1 / 0\n")
+    info = tmp_path / "faulty-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[timm_ternary.quantizers]\nfaulty = faulty\n")
+    table, listed, inspected, faulty = run(
+        ("list", "--methods", "--import", "bare"),
+        ("list", "--methods", "--json"),
+        ("inspect", "resnet8_cifar_tern", "--ternary", "bare"),
+        ("inspect", "resnet8_cifar_tern", "--import", "faulty"),
+        path=tmp_path,
+    )
+    assert table[0] == 0 and "bare" in table[1]  # without a docstring
+    assert "package faulty offers method faulty" in table[2] and "ZeroDivisionError" in table[2]
+    assert json.loads(listed[1])["bare"] == {"depth": 3}
+    assert inspected[0] == 0, inspected[2]
+    assert faulty[0] == 2
+    assert faulty[2].startswith("error: --import faulty: ZeroDivisionError: division by zero; give")

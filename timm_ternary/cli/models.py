@@ -195,7 +195,9 @@ def list_(
         if as_json:
             print_json(found)
             return
-        lines = {name: (quantizers.get(name).__doc__ or "").splitlines()[0] for name in found}
+        lines = {
+            name: (quantizers.get(name).__doc__ or "").strip().partition("\n")[0] for name in found
+        }
         out.print(tables.methods({name: (found[name], lines[name]) for name in found}))
         return
     pattern = ternary_pattern(pattern)

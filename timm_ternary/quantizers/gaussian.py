@@ -32,7 +32,7 @@ def row_moments(rows: Tensor) -> Moments:
     count = rows.shape[1]
     mean = row_sum(rows) / count
     # Not torch.var_mean: 18 ms for 2.4 M weights on one core, this 5 ms (Zen 4, torch 2.15).
-    variance = row_sum((rows - mean.to(rows.dtype)).square_()) / max(count - 1, 1)
+    variance = row_sum((rows - mean.to(rows.dtype)).pow_(2)) / max(count - 1, 1)
     # Equal weights leave a rounding error of their mean behind, not a spread.
     flat = variance <= (4 * torch.finfo(rows.dtype).eps * mean).square()
     return Moments(mean, torch.where(flat, torch.ones_like(variance), variance).sqrt(), flat)

@@ -44,9 +44,6 @@ _methods: dict[str, type[Any]] = {}
 _waiting: list[metadata.EntryPoint] | None = None
 _Q = TypeVar("_Q", bound=type[Any])
 
-# What the import of somebody else's module raises where it is not as it should be.
-_UNUSABLE = (ImportError, AttributeError, SyntaxError, ValueError)
-
 
 def register(cls: _Q) -> _Q:
     """Class decorator: make the method, a `Quantizer`, available under ``cls.name``.
@@ -98,9 +95,10 @@ def import_methods(modules: Sequence[str]) -> None:
     for module in modules:
         try:
             importlib.import_module(module)
-        except _UNUSABLE as error:
+        # Whatever the code of a user raises, in one line that names its module.
+        except Exception as error:
             raise ValueError(
-                f"--import {module}: {flat(error)}; give a module that Python finds here, as "
+                f"--import {module}: {_reason(error)}; give a module that Python finds here, as "
                 f"`python -c 'import {module}'` does"
             ) from error
 
@@ -140,22 +138,33 @@ def _load_installed() -> None:
             found = entry.load()
             if isinstance(found, type) and found not in _methods.values():
                 register(found)
-        except _UNUSABLE as error:
+        # Whatever the code of others raises: it must not take all other methods with it.
+        except Exception as error:
             owner = entry.dist.name if entry.dist is not None else entry.value
             _logger.warning(
                 "package %s offers method %s, which cannot be loaded: %s; repair it, or type: "
                 "pip uninstall %s",
-                *(owner, entry.name, flat(error), owner),
+                *(owner, entry.name, _reason(error), owner),
             )
 
 
+def _reason(error: Exception) -> str:
+    """What an import raised, in one line; with its type where the text alone says little."""
+    plain = isinstance(error, (ImportError, ValueError))
+    return flat(error) if plain else f"{type(error).__name__}: {flat(error)}"
+
+
 def option_defaults(cls: type[Any]) -> dict[str, Any]:
-    """Options of a method and their defaults: its keyword arguments, but for granularity."""
+    """Options of a method and their defaults: its keyword arguments, but for granularity.
+
+    (``**kwargs``, which a method of one's own may hand on to `Quantizer`, are none.)
+    """
     parameters = inspect.signature(cls.__init__).parameters
     return {
         name: parameter.default
         for name, parameter in parameters.items()
         if name not in ("self", "weight", "granularity")
+        and parameter.kind is not inspect.Parameter.VAR_KEYWORD
     }
 
 
