@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
 
 from timm_ternary.compat.timm import (
     directory_config,
+    in_load_checkpoint,
     is_feature_getter,
     save_config,
     split_hub_id,
@@ -46,3 +48,13 @@ def test_take_indices() -> None:
     assert take_indices(4, 2) == ([2, 3], 3)
     assert take_indices(4, [0, -2]) == ([0, 2], 2)
     assert take_indices(3, None) == ([0, 1, 2], 2)
+
+
+def test_in_load_checkpoint(tmp_path: Path) -> None:
+    model = timm.create_model("test_resnet")
+    seen: list[bool] = []
+    model.register_load_state_dict_pre_hook(lambda *_: seen.append(in_load_checkpoint()))
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    timm.models.load_checkpoint(model, str(tmp_path / "w.pth"))
+    model.load_state_dict(model.state_dict())
+    assert seen == [True, False]

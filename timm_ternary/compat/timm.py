@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from timm.models._features import FeatureGetterNet, feature_take_indices
+from timm.models._helpers import load_checkpoint
 from timm.models._hub import hf_split, load_model_config_from_path, save_config_for_hf
 from torch import nn
 
-__all__ = ["directory_config", "is_feature_getter", "save_config", "split_hub_id", "take_indices"]
+__all__ = [
+    "directory_config",
+    "in_load_checkpoint",
+    "is_feature_getter",
+    "save_config",
+    "split_hub_id",
+    "take_indices",
+]
 
 
 def split_hub_id(hub_id: str) -> tuple[str, str | None]:
@@ -41,3 +50,16 @@ def take_indices(count: int, indices: int | Sequence[int] | None) -> tuple[list[
     """Which of `count` feature maps `indices` asks for, and the last of them."""
     taken, last = feature_take_indices(count, indices)
     return taken, last
+
+
+def in_load_checkpoint() -> bool:
+    """Whether timm's load_checkpoint is what loads: that of ``create_model(checkpoint_path=...)``.
+
+    It calls ``model.load_state_dict``, as everybody does, and hands nothing else down.
+    """
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code is load_checkpoint.__code__:
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import parse_model_name, split_model_name_tag
+from timm.models import load_state_dict, parse_model_name, split_model_name_tag
 from torch import nn
 
 from ..checkpoint.weights_file import is_packed_file, read_weights
@@ -69,11 +69,13 @@ def load_model(model: str, *, pretrained: bool | None = None, **kwargs: Any) -> 
         check_name(name)
         if pretrained is None:
             pretrained = "." in name and not kwargs.get("checkpoint_path")
-    checkpoint = kwargs.get("checkpoint_path")
+    checkpoint = kwargs.pop("checkpoint_path", None)
     if checkpoint and is_packed_file(checkpoint):
         read_weights(checkpoint)  # timm would not compare the digests
     try:
         loaded = timm.create_model(model, pretrained=pretrained is not False, **kwargs)
+        if checkpoint:  # not by create_model: a head of other classes is no use here
+            loaded.load_state_dict(load_state_dict(str(checkpoint)))
     except (RuntimeError, TypeError, KeyError, OSError, HTTPError) as error:
         # What timm, torch and huggingface_hub raise for files and arguments that do not fit.
         reason = explain(error) or flat(error) or type(error).__name__

@@ -30,6 +30,7 @@ from ..nn.state_dict import weight_key
 from ..quantizers import check, resolve
 from .names import with_channels
 from .sources import SOURCE_KEYS, differences, read_stored, weights_path
+from .starting_weights import adapt_head
 
 __all__ = ["SKELETON_ENCODINGS", "register_all", "register_ternary"]
 
@@ -142,6 +143,7 @@ def _create(
     if kwargs.get("in_chans"):
         own = with_channels(own, kwargs["in_chans"])
     model.pretrained_cfg = model.default_cfg = own
+    model.register_load_state_dict_pre_hook(adapt_head)
     return _make_ternary(model, config, bool(packed), stored)
 
 

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import timm
 from timm.models import load_model_config_from_hf, parse_model_name, split_model_name_tag
 from torch import nn
 
-from ..checkpoint.config_json import CONFIG_NAME, read_config
-from ..checkpoint.weights_file import WEIGHTS_NAME, read_file
 from ..compat.timm import directory_config
 from ..errors.hub import HTTPError, explain
 from ..errors.wording import flat, unknown
 from ..models.names import check_name
 from ..models.sources import SOURCE_KEYS
+from ..models.starting_weights import StartingWeights, find_weights
 from ..names import is_ternary_name, ternary_name
-from ..nn.state_dict import weight_key
 from .arguments.model import ModelArguments
 
 __all__ = ["Start", "build_model", "find_start"]
@@ -33,11 +30,13 @@ class Start:
         architecture: timm's name, without a tag.
         cfg: timm's pretrained_cfg: of the starting weights, else of the architecture.
         trained: `cfg` describes weights that the run starts from.
+        weights: The checkpoint that was asked for, if one was.
     """
 
     architecture: str
     cfg: Mapping[str, Any]
     trained: bool
+    weights: StartingWeights | None = None
 
 
 def find_start(args: ModelArguments) -> Start:
@@ -87,8 +86,8 @@ def build_model(
         kwargs.setdefault("img_size", size)  # e.g. ViT: its position embedding has that size
     if args.ternary is not None:
         kwargs["ternary"] = args.ternary
-    if args.checkpoint:
-        kwargs |= _checkpoint(args.checkpoint, start, num_classes)
+    if start.weights is not None:
+        kwargs |= start.weights.arguments(start.architecture, start.cfg, num_classes, **kwargs)
     else:
         kwargs["pretrained"] = start.trained
     try:
@@ -112,9 +111,15 @@ def _named(args: ModelArguments, name: str) -> Start:
             f"no weights are published for {name!r}: leave pretrained out, or give checkpoint: PATH"
         )
     cfg = found.to_dict() if found is not None else {}
-    if args.checkpoint and (recorded := _recorded(Path(args.checkpoint))):
-        return Start(architecture, cfg | recorded, trained=True)
-    return Start(architecture, cfg, trained=bool(args.pretrained))
+    if not args.checkpoint:
+        return Start(architecture, cfg, trained=bool(args.pretrained))
+    weights = find_weights(args.checkpoint)
+    # Without a config.json beside it, a file of a name that has published weights is taken for
+    # one of these: its images are normalized as theirs.
+    published = found is not None and found.has_weights
+    return Start(
+        architecture, cfg | dict(weights.images), bool(weights.images) or published, weights
+    )
 
 
 def _stored(args: ModelArguments, source: str, name: str) -> Start:
@@ -131,16 +136,6 @@ def _stored(args: ModelArguments, source: str, name: str) -> Start:
     return Start(architecture, dict(cfg), trained=args.pretrained is not False)
 
 
-def _recorded(checkpoint: Path) -> dict[str, Any]:
-    """The pretrained_cfg in the config.json beside a checkpoint, if there is one."""
-    path = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / CONFIG_NAME
-    if not path.is_file():
-        return {}
-    found = read_config(path).pretrained_cfg
-    names = ("input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation")
-    return {key: found[key] for key in names if key in found}
-
-
 def _kwargs(args: ModelArguments) -> Mapping[str, Any]:
     return args.model_kwargs if isinstance(args.model_kwargs, dict) else {}
 
@@ -149,45 +144,3 @@ def _stored_form(args: ModelArguments, start: Start) -> dict[str, Any]:
     """A packed directory is trained in its trainable form."""
     source, _ = parse_model_name(args.model)
     return {"packed": False} if source and is_ternary_name(start.architecture) else {}
-
-
-def _checkpoint(checkpoint: str, start: Start, num_classes: int) -> dict[str, Any]:
-    """Arguments with which timm starts from a weights file, before anything is made ternary.
-
-    Not timm's own checkpoint_path: that loads after construction, when thresholds have been set
-    from the random weights.
-    """
-    path = Path(checkpoint).expanduser()
-    path = path / WEIGHTS_NAME if path.is_dir() else path
-    if not path.is_file():
-        raise ValueError(
-            f"checkpoint {checkpoint!r}: no such file; give a .safetensors file, or the "
-            f"output_dir of a finished run, which holds {WEIGHTS_NAME}"
-        )
-    file = read_file(path)
-    stored = file.stored
-    _check_classes(checkpoint, stored.dense, start.cfg, num_classes)
-    overlay: dict[str, Any] = {"num_classes": num_classes, "label_offset": 0, "custom_load": False}
-    first = stored.dense.get(weight_key(str(start.cfg.get("first_conv"))))
-    if first is not None and first.ndim == 4:
-        overlay["input_size"] = (first.shape[1], *start.cfg["input_size"][1:])
-    ternary = stored.config is not None or bool(stored.quantizers)
-    if ternary and is_ternary_name(start.architecture) and path.name == WEIGHTS_NAME:
-        overlay["state_dict"] = file  # with its codes; the entry point takes it as it was read
-    else:
-        overlay["state_dict"] = stored.dense
-    return {"pretrained": True, "pretrained_cfg_overlay": overlay}
-
-
-def _check_classes(
-    checkpoint: str, tensors: Mapping[str, Any], cfg: Mapping[str, Any], num_classes: int
-) -> None:
-    classifier = cfg.get("classifier")
-    names = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
-    for name in names:
-        weight = tensors.get(weight_key(name))
-        if weight is not None and weight.shape[0] != num_classes:
-            raise ValueError(
-                f"checkpoint {checkpoint!r} has {weight.shape[0]} classes, but the data have "
-                f"{num_classes}: give the data it was trained on, or other weights"
-            )

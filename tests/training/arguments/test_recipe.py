@@ -151,6 +151,18 @@ def test_mistakes_end_in_one_line(
         assert part in message
 
 
+def test_other_spellings_of_a_field(tmp_path: Path) -> None:
+    """timm's train.py calls the file that a run starts from pretrained_path."""
+    path = tmp_path / "r.yaml"
+    path.write_text("model: resnet18\ndataset: digits\noutput_dir: o\npretrained_path: a.pth\n")
+    assert parse([str(path)], *ARGUMENTS)[0].checkpoint == "a.pth"
+    assert parse([str(path), "--pretrained-path", "b.pth"], *ARGUMENTS)[0].checkpoint == "b.pth"
+    assert parse([str(path), "--checkpoint", "c.pth"], *ARGUMENTS)[0].checkpoint == "c.pth"
+    path.write_text(path.read_text() + "checkpoint: b.pth\n")
+    with pytest.raises(ValueError, match="checkpoint and pretrained_path are one field"):
+        parse([str(path)], *ARGUMENTS)
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not exist"):
         load_yaml(tmp_path / "none.yaml")

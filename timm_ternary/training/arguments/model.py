@@ -38,8 +38,11 @@ class ModelArguments:
     checkpoint: str | None = field(
         default=None,
         metadata={
-            "help": "Start from these weights: a .safetensors file, or a directory that holds "
-            "model.safetensors (the output_dir of another run), float or ternary."
+            "help": "Start from these weights, float or ternary: a .safetensors file, a .pth or "
+            ".pth.tar file of timm, a directory that holds model.safetensors (the output_dir of "
+            "another run), local-dir:PATH or hf-hub:ID. For other classes than those of the data "
+            "the head is new. Also spelled pretrained_path, as in timm's train.py.",
+            "aliases": ["--pretrained_path", "--pretrained-path"],
         },
     )
     ternary: dict[str, Any] | str | None = field(

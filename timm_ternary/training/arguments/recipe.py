@@ -56,7 +56,11 @@ def _read(argv: Sequence[str], typer: _Typer) -> tuple[str | None, dict[str, Any
     recipe = argv.pop(0) if argv and not argv[0].startswith("--") else None
     values: dict[str, Any] = {}
     if recipe is not None:
-        for key, value in load_yaml(recipe).items():
+        for spelled, value in load_yaml(recipe).items():
+            key = typer.aliases.get(spelled, spelled)
+            if key in values:
+                names = sorted({key, *(a for a, field in typer.aliases.items() if field == key)})
+                raise ValueError(f"{recipe}: {' and '.join(names)} are one field: give it once")
             values[key] = typer.from_yaml(key, value, where=recipe)
     for option, words in _options(argv):
         key, value = typer.from_words(option, words)
@@ -152,6 +156,7 @@ class _Typer:
         for cls in dataclass_types:
             known = typing.get_type_hints(cls)
             self.hints |= {f.name: known[f.name] for f in dataclasses.fields(cls) if f.init}
+        self.aliases = dict(_aliases(dataclass_types))
 
     def from_yaml(self, key: str, value: Any, *, where: str) -> Any:
         """A value of the recipe `where`, typed."""
@@ -181,6 +186,7 @@ class _Typer:
     def from_words(self, option: str, words: list[str]) -> tuple[str, Any]:
         """The field and the value of one option of the command line."""
         key = option[2:].replace("-", "_")
+        key = self.aliases.get(key, key)
         bare = key.removeprefix("no_")
         if key not in self.hints and _allows(self.hints.get(bare), bool) and not words:
             return bare, False
@@ -232,6 +238,14 @@ class _Typer:
     def _mismatch(self, key: str, value: Any, hint: Any = None) -> str:
         expected = _describe(hint if hint is not None else self.hints[key])
         return f"{key} must be {expected}, got {value!r}"
+
+
+def _aliases(dataclass_types: Sequence[type]) -> Iterator[tuple[str, str]]:
+    """Each other spelling of a field that its metadata name, and the field."""
+    for cls in dataclass_types:
+        for field in dataclasses.fields(cls):
+            for option in field.metadata.get("aliases", ()):
+                yield option.lstrip("-").replace("-", "_"), field.name
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
