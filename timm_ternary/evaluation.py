@@ -13,12 +13,9 @@ from timm.data import ImageNetInfo, create_transform, resolve_data_config
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .data.images import to_mode
+from .data.images import BROKEN, to_mode
 
 __all__ = ["Accuracy", "Prediction", "accuracy", "check_classes", "label_names", "predict"]
-
-# What Pillow raises for files that are damaged.
-_BROKEN = (OSError, SyntaxError, ValueError, NotImplementedError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -161,7 +158,7 @@ def predict(
         except UnidentifiedImageError:
             skipped(str(path), "not an image")
             continue
-        except _BROKEN as error:
+        except BROKEN as error:
             skipped(str(path), getattr(error, "strerror", None) or str(error))
             continue
         probabilities = model(pixels.unsqueeze(0)).softmax(1)[0]

@@ -325,10 +325,6 @@ def test_the_starting_weights_decide_size_and_normalization(tmp_path: Path) -> N
     assert grey.input_size == (1, 10, 10) and grey.mean == pytest.approx((0.5,))
 
 
-def _string_labels(root: Path) -> dict[str, Any]:
-    return {"dataset": parquet(root, labels=["a", "b"])}
-
-
 def _broken_image(root: Path) -> dict[str, Any]:
     folder(root)
     (root / "train" / "b" / "1.png").write_bytes(b"no image")
@@ -390,7 +386,6 @@ def _bad_parquet(root: Path) -> dict[str, Any]:
             lambda root: {"dataset": folder(root, classes="a")},
             ["a subdirectory for each", "2 classes"],
         ),
-        (_string_labels, ["labels must be integers", "'label'", "string"]),
         (lambda root: {"dataset": parquet(root, labels=[0, -1, 1])}, ["label -1 in row 1"]),
         (lambda root: {"dataset": parquet(root, labels=[0, None, 1])}, ["lacks 1 labels"]),
         (lambda root: {"dataset": parquet(root, test=[0, 2])}, ["'test' has classes", "'2'"]),

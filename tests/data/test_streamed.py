@@ -257,7 +257,10 @@ def _strings(root: Path) -> dict[str, Any]:
     [
         (_broken, ["image 4 of pass 0 through split 'test'", "bee/1.jpg", "not an image"]),
         (_empty, ["split 'train' is empty"]),
-        (_strings, ["labels must be integers", "'label'", "string"]),
+        (
+            _strings,
+            ["labels of a stream must be integers", "leave streaming out", "'label'", "string"],
+        ),
         (lambda root: {"dataset": "./nowhere"}, ["'./nowhere'", "no such file"]),
         (lambda root: {"dataset": "nobody/nothing"}, ["'nobody/nothing'", "Hub name"]),
         (

@@ -30,7 +30,7 @@ from .preprocessing import (
 from .sources.base import Split, Stream
 from .sources.huggingface import open_source, open_stream
 
-__all__ = ["Data", "Preprocessing", "load_data"]
+__all__ = ["Data", "Preprocessing", "check_spread", "load_data"]
 
 # Bytes of decoded images above which in_memory must be asked for.
 _MEMORY_LIMIT = 2 << 30
@@ -141,6 +141,19 @@ def load_data(
         how,
         splits,
     )
+
+
+def check_spread(data: Data) -> None:
+    """Refuse training images that are all one and the same color: nothing can be learned there.
+
+    Raises:
+        ValueError: They are; or an image on the way cannot be read.
+    """
+    if not data.train.varies():
+        raise ValueError(
+            f"the images of split {data.splits[0]!r} all have one and the same color: look at the "
+            "files, and at --image_column"
+        )
 
 
 def _streamed(

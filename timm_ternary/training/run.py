@@ -18,7 +18,7 @@ from ..checkpoint.directory import load_packed, save_float, save_packed
 from ..checkpoint.run_files import HISTORY_NAME, METRICS_NAME, TRAINING_NAME, newest_checkpoint
 from ..checkpoint.weights_file import WEIGHTS_NAME, is_packed_file
 from ..data.arguments import DataArguments
-from ..data.load import Data, load_data
+from ..data.load import Data, check_spread, load_data
 from ..evaluation import accuracy
 from ..files import write_json
 from ..hub.push import PushOptions, push_directory
@@ -183,6 +183,7 @@ def _prepare(
             in_chans=model_args.in_chans,
             seed=args.seed,
         )
+    check_spread(data)
     set_seed(args.seed)  # the same weights whatever reading the data drew
     model = build_model(
         model_args,

@@ -115,6 +115,12 @@ class InMemoryImages(SharedEpoch, Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self.labels)
 
+    def varies(self) -> bool:
+        """Whether some channel holds two levels."""
+        edge, end = self.padding, -self.padding or None
+        pixels = self._padded[:, :, edge:end, edge:end]
+        return bool((pixels.min((0, 2, 3)) < pixels.max((0, 2, 3))).any())
+
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         batch = self.__getitems__([range(len(self))[index]])
         return {key: value[0] for key, value in batch.items()}

@@ -9,7 +9,7 @@ from PIL.Image import Image as PILImage
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..images import to_mode
+from ..images import to_mode, varies
 from ..sources.base import Split
 from .seeding import SharedEpoch, seeded
 
@@ -39,6 +39,10 @@ class LazyImages(SharedEpoch, Dataset[dict[str, Tensor]]):
 
     def __len__(self) -> int:
         return len(self.split)
+
+    def varies(self) -> bool:
+        """Whether the images hold two levels; reads no more of them than needed."""
+        return varies(self.split.image(index) for index in range(len(self)))
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         image = to_mode(self.split.image(index), self.mode)

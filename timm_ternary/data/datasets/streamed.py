@@ -10,7 +10,7 @@ from PIL.Image import Image as PILImage
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ..images import to_mode
+from ..images import to_mode, varies
 from ..sources.base import Stream
 from .seeding import SharedEpoch, seeded
 
@@ -64,6 +64,10 @@ class StreamedImages(SharedEpoch, IterableDataset[dict[str, Tensor]]):
         For a resumed run, which passes over the batches that it has seen.
         """
         self._skipped.fill_(images)
+
+    def varies(self) -> bool:
+        """Whether the images of a pass hold two levels; reads no more of them than needed."""
+        return varies(read() for read, _ in self.stream.rows(None))
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         info = get_worker_info()

@@ -13,6 +13,7 @@ from PIL.Image import Image as PILImage
 
 from ...errors.wording import unknown
 from ..arguments import DataArguments
+from ..images import BROKEN, plain
 
 __all__ = ["Row", "Source", "Split", "Stream", "read_image", "split_names", "title"]
 
@@ -116,7 +117,7 @@ def split_names(args: DataArguments, splits: list[str]) -> tuple[str, str]:
 
 
 def read_image(what: str, path: str | None, load: Callable[[], PILImage]) -> PILImage:
-    """The image that `load` decodes.
+    """The image that `load` decodes, as `images.plain` gives it.
 
     Args:
         what: The image, for the error.
@@ -126,8 +127,8 @@ def read_image(what: str, path: str | None, load: Callable[[], PILImage]) -> PIL
         ValueError: It cannot be read. One line.
     """
     try:
-        return load()
-    except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for broken files
+        return plain(load())
+    except BROKEN as error:
         file = f" ({path})" if path else ""
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise ValueError(f"{what}{file} cannot be read: {reason}") from error

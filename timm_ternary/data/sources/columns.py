@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pyarrow.parquet
-from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, Value
+from datasets import ClassLabel, Dataset, Features, Image, IterableDataset
 
 from ...errors.wording import unknown
 from ..arguments import DataArguments
@@ -58,8 +58,11 @@ def _column(
     return found[0]
 
 
-def check_columns(name: str, dataset: Table, image: str, label: str) -> None:
-    """Refuse a split without the columns, or whose labels are not integers.
+def check_columns(name: str, dataset: Table, image: str, label: str, hint: str) -> None:
+    """Refuse a split without the columns.
+
+    Args:
+        hint: What to type instead, for the error; may be empty.
 
     Raises:
         ValueError: See above; names the split, `name`.
@@ -68,15 +71,8 @@ def check_columns(name: str, dataset: Table, image: str, label: str) -> None:
         if column not in dataset.features:
             raise ValueError(
                 f"split {name!r} has no column {column!r}, only {', '.join(dataset.column_names)}"
+                + (f": {hint}" if hint else "")
             )
-    feature = dataset.features[label]
-    integers = isinstance(feature, Value) and "int" in feature.dtype
-    if not integers and not isinstance(feature, ClassLabel):
-        kind = feature.dtype if isinstance(feature, Value) else type(feature).__name__
-        raise ValueError(
-            f"labels must be integers, but column {label!r} of split {name!r} holds {kind}: "
-            f"convert it with datasets' class_encode_column({label!r})"
-        )
 
 
 def undecoded(name: str, dataset: Table, image: str, *rest: str) -> Table:

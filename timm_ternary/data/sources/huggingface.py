@@ -26,6 +26,8 @@ from ...errors.wording import flat
 from ..arguments import TIMM, DataArguments
 from .base import Row, Source, Split, Stream, read_image, split_names, title
 from .columns import check_columns, check_files, image_column, label_column, undecoded
+from .labels import check_label_column, class_labels, other_split
+from .paths import check_there
 from .timm import timm_source
 
 __all__ = ["open_source", "open_stream"]
@@ -93,11 +95,16 @@ def open_stream(args: DataArguments, seed: int) -> Source[Stream]:
         names = tuple(str(number) for number in range(args.num_classes))
     _check_count(args, names)
 
+    hint = other_split(splits, (train_name, eval_name))
+
     def stream(name: str, count: int | None, shuffle: int | None) -> Stream:
-        check_columns(name, splits[name], image, label)
+        instead = hint if name == eval_name else ""
+        check_columns(name, splits[name], image, label, instead)
+        check_label_column(name, splits[name], label, stream=True)
         table = undecoded(name, splits[name], image, label)
         table = table if count is None else table.take(count)
-        return Stream(name, lambda number: _rows(name, table, len(names), number, shuffle, seed))
+        read = partial(_rows, name, table, len(names), instead)
+        return Stream(name, lambda number: read(number, shuffle, seed))
 
     return Source(
         stream(train_name, args.max_train_samples, args.shuffle_buffer),
@@ -110,6 +117,7 @@ def _rows(
     name: str,
     table: IterableDataset,
     num_classes: int,
+    instead: str,
     number: int | None,
     shuffle: int | None,
     seed: int,
@@ -128,7 +136,8 @@ def _rows(
             what = f"image {index} of pass {number or 0} through split {name!r}"
             if value is None or not 0 <= value < num_classes:
                 path = f" ({cell['path']})" if cell and cell["path"] else ""
-                raise ValueError(f"{what}{path} has label {value}, not 0 … {num_classes - 1}")
+                hint = f": {instead}" if instead else ""
+                raise ValueError(f"{what}{path} has label {value}, not 0 … {num_classes - 1}{hint}")
             yield partial(_decode, what, cell), int(value)
     except (OSError, DatasetsError) as error:
         reason = flat(error)
@@ -166,17 +175,18 @@ def _tables(args: DataArguments) -> Source[Split]:
     train_name, eval_name = split_names(args, list(splits))
     image = image_column(args, splits[train_name])
     label = label_column(args, splits[train_name], image)
-    train = _split(train_name, splits[train_name], image, label)
-    evaluation = _split(eval_name, splits[eval_name], image, label)
+    hints = {eval_name: other_split(splits, (train_name, eval_name))}
+    parts = {name: splits[name] for name in dict.fromkeys((train_name, eval_name))}
+    for name, part in parts.items():
+        if not len(part):
+            raise ValueError(f"split {name!r} is empty")
+        check_columns(name, part, image, label, hints.get(name, ""))
+        check_label_column(name, part, label, stream=False)
     check_files(args, label)
-    feature = splits[train_name].features[label]
-    if isinstance(feature, ClassLabel):
-        names = tuple(feature.names)
-    else:
-        highest = int(max(train.labels.max(), evaluation.labels.max()))
-        names = tuple(str(number) for number in range(highest + 1))
-    for part in (train, evaluation):
-        _check_range(part, len(names))
+    labels, names = class_labels(parts, label, hints)
+    train, evaluation = (
+        _split(name, splits[name], image, labels[name]) for name in (train_name, eval_name)
+    )
     return Source(train, evaluation, names)
 
 
@@ -184,6 +194,7 @@ def _load(args: DataArguments) -> DatasetDict | IterableDatasetDict:
     dataset = args.dataset
     read = partial(load_dataset, streaming=args.streaming)
     try:
+        check_there(dataset if isinstance(dataset, Mapping) else str(dataset))
         if isinstance(dataset, Mapping):
             return read("parquet", data_files=dict(dataset))
         path = Path(str(dataset)).expanduser()
@@ -191,8 +202,6 @@ def _load(args: DataArguments) -> DatasetDict | IterableDatasetDict:
             if path.suffix != ".parquet":
                 raise ValueError("it is a file, but not a .parquet file")
             return read("parquet", data_files={args.train_split: str(path)})
-        if not path.exists() and (path.suffix == ".parquet" or str(dataset)[0] in "./~"):
-            raise ValueError("no such file or directory")
         return read(str(path) if path.exists() else str(dataset), args.dataset_config)
     except (OSError, ValueError, DatasetsError) as error:
         hint = (
@@ -205,11 +214,7 @@ def _load(args: DataArguments) -> DatasetDict | IterableDatasetDict:
         raise ValueError(f"cannot read {title(args)}: {reason}{hint}") from error
 
 
-def _split(name: str, dataset: Dataset, image: str, label: str) -> Split:
-    if not len(dataset):
-        raise ValueError(f"split {name!r} is empty")
-    check_columns(name, dataset, image, label)
-    labels = _labels(name, dataset, label)
+def _split(name: str, dataset: Dataset, image: str, labels: NDArray[np.int64]) -> Split:
     cells = undecoded(name, dataset, image)
 
     def read(row: int) -> PILImage:
@@ -227,19 +232,3 @@ def _decode(what: str, cell: dict[str, Any] | None) -> PILImage:
         return Image(decode=True).decode_example(cell)
 
     return read_image(what, cell["path"] if cell else None, load)
-
-
-def _labels(name: str, dataset: Dataset, column: str) -> NDArray[np.int64]:
-    values = dataset.select_columns([column]).with_format("arrow")[:][column]
-    if values.null_count:
-        raise ValueError(f"column {column!r} of split {name!r} lacks {values.null_count} labels")
-    return values.to_numpy().astype(np.int64)
-
-
-def _check_range(split: Split, num_classes: int) -> None:
-    bad = np.flatnonzero((split.labels < 0) | (split.labels >= num_classes))
-    if len(bad):
-        raise ValueError(
-            f"label {split.labels[bad[0]]} in row {bad[0]} of split {split.name!r} is not in "
-            f"0 … {num_classes - 1}"
-        )
