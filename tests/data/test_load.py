@@ -339,7 +339,9 @@ def _broken_cell(root: Path) -> dict[str, Any]:
 
 
 def _no_test(root: Path) -> dict[str, Any]:
-    return {"dataset": table(root / "all.parquet", {"img": [png(1)] * 2, "label": [0, 1]})}
+    parquet(root)
+    (root / "test.parquet").rename(root / "extra.parquet")
+    return {"dataset": {name: f"{root}/{name}.parquet" for name in ("train", "extra")}}
 
 
 def _other_classes(root: Path) -> dict[str, Any]:
@@ -393,7 +395,7 @@ def _bad_parquet(root: Path) -> dict[str, Any]:
         (_empty_split, ['split "test" is empty']),
         (_broken_image, ["row 5", "1.png", "not an image"]),
         (_broken_cell, ["row 2 of split 'train'", "cannot be read"]),
-        (_no_test, ["no split test, validation or val", "only train"]),
+        (_no_test, ["no split test, validation or val", "only train, extra"]),
         (_two_label_columns, ["could be label or coarse", "label_column"]),
         (
             lambda root: {"dataset": parquet(root), "label_column": "lable"},

@@ -56,13 +56,16 @@ def evaluate(
 
     from ..data.arguments import DataArguments
     from ..data.load import load_data
+    from ..data.sources.base import HELD_OUT
     from ..evaluation import accuracy, check_classes
 
     network = load(model, checkpoint, num_classes, in_chans, ternary, weights=True)
     config: Any = network.pretrained_cfg
     splits: dict[str, Any] = {}
     if split is not None:
-        splits = {"train_split": split, "eval_split": split}
+        splits = {"eval_split": split}
+        if split != HELD_OUT:
+            splits["train_split"] = split
     data = load_data(
         DataArguments(
             dataset=dataset,

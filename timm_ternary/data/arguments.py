@@ -45,7 +45,10 @@ class DataArguments:
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str | None = field(
         default=None,
-        metadata={"help": "Split to evaluate on. Default: test, validation or val."},
+        metadata={
+            "help": "Split to evaluate on. Default: test, validation or val; where there is the "
+            "train split alone, held-out: a fifth of the images of each class."
+        },
     )
     image_column: str | None = field(
         default=None, metadata={"help": "Column of images. Default: found by its type or name."}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -15,9 +16,25 @@ from ...errors.wording import unknown
 from ..arguments import DataArguments
 from ..images import BROKEN, plain
 
-__all__ = ["Row", "Source", "Split", "Stream", "read_image", "split_names", "title"]
+__all__ = [
+    "HELD_OUT",
+    "Row",
+    "Source",
+    "Split",
+    "Stream",
+    "hold_out",
+    "read_image",
+    "split_names",
+    "title",
+]
+
+_logger = logging.getLogger(__name__)
 
 _EVAL_SPLITS = ("test", "validation", "val")
+
+HELD_OUT = "held-out"
+"""The name of what is held out of a training split where there is no other."""
+_SHARE = 5  # every so many-th image of a class is held out
 
 Row = tuple[Callable[[], PILImage], int]
 """Decodes an image, or raises a ValueError that names it; and its label."""
@@ -55,7 +72,11 @@ class Split:
         if count is None or count >= len(self):
             return self
         chosen = np.linspace(0, len(self) - 1, count).round().astype(np.int64)
-        return Split(self.name, self.labels[chosen], self.read, self.rows[chosen])
+        return self.select(self.name, chosen)
+
+    def select(self, name: str, chosen: NDArray[np.int64]) -> Split:
+        """The images at `chosen`, as a split of that name."""
+        return Split(name, self.labels[chosen], self.read, self.rows[chosen])
 
 
 @dataclass(frozen=True)
@@ -98,15 +119,19 @@ def title(args: DataArguments) -> str:
 def split_names(args: DataArguments, splits: list[str]) -> tuple[str, str]:
     """Names of the train and the eval split, of those that there are.
 
+    Where there is only the train split, the eval split is called HELD_OUT; see `hold_out`.
+
     Raises:
         ValueError: A split that `args` names is not there, or none to evaluate on.
     """
     for field, name in (("train_split", args.train_split), ("eval_split", args.eval_split)):
-        if name is not None and name not in splits:
+        if name not in (None, HELD_OUT, *splits):
             raise ValueError(f"{title(args)}: " + unknown(field, name, splits))
     if args.eval_split is not None:
         return args.train_split, args.eval_split
     found = [name for name in _EVAL_SPLITS if name in splits and name != args.train_split]
+    if splits == [args.train_split]:
+        return args.train_split, HELD_OUT
     if not found:
         raise ValueError(
             f"{title(args)} has no split test, validation or val to evaluate on, only "
@@ -114,6 +139,30 @@ def split_names(args: DataArguments, splits: list[str]) -> tuple[str, str]:
             '{"train": FILE, "test": FILE}'
         )
     return args.train_split, found[0]
+
+
+def hold_out(args: DataArguments, train: Split) -> tuple[Split, Split]:
+    """A split in two: to train on, and a fifth of the images of each class, to evaluate on.
+
+    The same images whatever the seed of a run, so that runs compare and nobody trains on what
+    another command evaluates on.
+    """
+    rng = np.random.default_rng(0)
+    chosen = np.zeros(len(train), bool)
+    for label in np.unique(train.labels):
+        members = rng.permutation(np.flatnonzero(train.labels == label))
+        count = max(len(members) // _SHARE, 1) if len(members) > 1 else 0
+        chosen[members[:count]] = True
+    _logger.warning(
+        "%s has the split %s alone: %d of its %d images, a fifth of each class, are held out for "
+        "evaluation",
+        title(args),
+        train.name,
+        chosen.sum(),
+        len(train),
+    )
+    first, second = np.flatnonzero(~chosen), np.flatnonzero(chosen)
+    return train.select(train.name, first), train.select(HELD_OUT, second)
 
 
 def read_image(what: str, path: str | None, load: Callable[[], PILImage]) -> PILImage:

@@ -24,7 +24,17 @@ from PIL.Image import fromarray
 
 from ...errors.wording import flat
 from ..arguments import TIMM, DataArguments
-from .base import Row, Source, Split, Stream, read_image, split_names, title
+from .base import (
+    HELD_OUT,
+    Row,
+    Source,
+    Split,
+    Stream,
+    hold_out,
+    read_image,
+    split_names,
+    title,
+)
 from .columns import check_columns, check_files, image_column, label_column, undecoded
 from .labels import check_label_column, class_labels, other_split
 from .paths import check_there
@@ -70,6 +80,11 @@ def open_stream(args: DataArguments, seed: int) -> Source[Stream]:
     """
     splits = _load(args)
     train_name, eval_name = split_names(args, list(splits))
+    if eval_name == HELD_OUT:
+        raise ValueError(
+            f"{title(args)} has the split {train_name} alone, and a stream cannot be divided: "
+            'give {"train": FILE, "test": FILE}, or leave streaming out'
+        )
     for name in (train_name, eval_name):
         if splits[name].features is None:
             raise ValueError(
@@ -166,7 +181,12 @@ def _digits(args: DataArguments) -> Source[Split]:
         return Split(name, labels[rows], lambda row: fromarray(images[row]), rows)
 
     rows = {"train": train, "test": test}
-    first, second = (split(name, rows[name]) for name in split_names(args, list(rows)))
+    train_name, eval_name = split_names(args, list(rows))
+    first = split(train_name, rows[train_name])
+    if eval_name == HELD_OUT:
+        first, second = hold_out(args, first)
+    else:
+        second = split(eval_name, rows[eval_name])
     return Source(first, second, tuple(str(digit) for digit in range(10)), mirror=False)
 
 
@@ -176,7 +196,9 @@ def _tables(args: DataArguments) -> Source[Split]:
     image = image_column(args, splits[train_name])
     label = label_column(args, splits[train_name], image)
     hints = {eval_name: other_split(splits, (train_name, eval_name))}
-    parts = {name: splits[name] for name in dict.fromkeys((train_name, eval_name))}
+    parts = {
+        name: splits[name] for name in dict.fromkeys((train_name, eval_name)) if name != HELD_OUT
+    }
     for name, part in parts.items():
         if not len(part):
             raise ValueError(f"split {name!r} is empty")
@@ -184,10 +206,11 @@ def _tables(args: DataArguments) -> Source[Split]:
         check_label_column(name, part, label, stream=False)
     check_files(args, label)
     labels, names = class_labels(parts, label, hints)
-    train, evaluation = (
-        _split(name, splits[name], image, labels[name]) for name in (train_name, eval_name)
-    )
-    return Source(train, evaluation, names)
+    read = {name: _split(name, part, image, labels[name]) for name, part in parts.items()}
+    train = read[train_name]
+    if eval_name == HELD_OUT:
+        return Source(*hold_out(args, train), names)
+    return Source(train, read[eval_name], names)
 
 
 def _load(args: DataArguments) -> DatasetDict | IterableDatasetDict:

@@ -17,7 +17,7 @@ from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 
 from ...errors.wording import flat, unknown
 from ..arguments import TIMM, DataArguments
-from .base import Source, Split, read_image, split_names, title
+from .base import HELD_OUT, Source, Split, hold_out, read_image, split_names, title
 
 __all__ = ["timm_source"]
 
@@ -75,7 +75,16 @@ def timm_source(args: DataArguments) -> Source[Split]:
 def _below(args: DataArguments, name: str) -> list[Part]:
     """The splits in a directory, with the names of their classes."""
     found = _directories(args, name)
-    return [_read(split, found[split]) for split in split_names(args, list(found))]
+    return _parts(args, list(found), lambda split: _read(split, found[split]))
+
+
+def _parts(args: DataArguments, splits: list[str], read: Callable[[str], Part]) -> list[Part]:
+    """The train and the eval part."""
+    train_name, eval_name = split_names(args, splits)
+    train, names = read(train_name)
+    if eval_name == HELD_OUT:
+        return [(part, names) for part in hold_out(args, train)]
+    return [(train, names), read(eval_name)]
 
 
 def _directories(args: DataArguments, name: str) -> dict[str, Path]:
@@ -122,7 +131,7 @@ def _torchvision(args: DataArguments, rest: str) -> list[Part]:
             f"{title(args)}: " + unknown("data set of torchvision", name, _TORCHVISION)
         )
     found = list(_TORCHVISION[name] or _directories(args, root))
-    return [_torchvision_split(name, root, split) for split in split_names(args, found)]
+    return _parts(args, found, lambda split: _torchvision_split(name, root, split))
 
 
 def _torchvision_split(name: str, root: str, split: str) -> Part:
