@@ -75,9 +75,11 @@ def accuracy(
         for batch in batches:
             labels = batch["labels"].to(device)
             logits = model(batch["pixel_values"].to(device))
-            if int(labels.max()) >= logits.shape[1]:
+            low, high = labels.aminmax()
+            if low < 0 or high >= logits.shape[1]:
                 raise ValueError(
-                    f"the data have label {int(labels.max())}, the model {logits.shape[1]} classes"
+                    f"the data have label {int(low if low < 0 else high)}, the model "
+                    f"{logits.shape[1]} classes"
                 )
             best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
             hits1 += int(best[:, 0].sum())

@@ -11,20 +11,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.optim import Optimizer
-from transformers import PrinterCallback, ProgressCallback, Trainer
+from transformers import PrinterCallback, ProgressCallback, Trainer, default_data_collator
 from transformers.trainer_pt_utils import LabelSmoother
 from transformers.trainer_utils import EvalLoopOutput
 
+from ..data.datasets.seeding import seeded
 from ..data.datasets.streamed import StreamedImages
 from ..nn.convert import quantizers_of
 from . import metrics
 from .arguments.trainer import TernaryTrainingArguments
+from .batches import check_images, check_label_names, check_labels, check_lone_image, collate_images
 from .callbacks.early_stopping import EarlyStopping
 from .callbacks.ema import EmaCallback
 from .callbacks.health import HealthCheck, check_epochs, check_metric, check_share
 from .callbacks.progress import ConsoleProgress
 from .callbacks.set_epoch import SetEpoch, SkipSeen
-from .distill import TEACHER_LOGITS, Teacher, load_teacher
+from .distill import TEACHER_LOGITS, Teacher, class_count, load_teacher
 from .fsdp import check_launched
 from .gradient_checkpointing import recomputed
 from .loss import task_loss
@@ -41,7 +43,8 @@ __all__ = ["ImageTrainer"]
 #   called      _prepare_inputs, compute_loss_context_manager
 #   read        _train_batch_size, current_gradient_accumulation_steps, callback_handler,
 #               loss_is_scaled_for_ga (5.24; before it the rule that `loss_is_scaled` repeats)
-#   written     _created_lr_scheduler, label_smoother, model_accepts_loss_kwargs
+#   written     _created_lr_scheduler, _signature_columns, data_collator, label_names,
+#               label_smoother, model_accepts_loss_kwargs
 #   relied on   __init__ keeps the arguments as self.args only; on_step_begin comes between
 #               get_batch_samples and the first training_step, on_save after _save_checkpoint; the
 #               model is in training mode in training_step, in evaluation mode in prediction_step;
@@ -67,6 +70,9 @@ class ImageTrainer(Trainer):
     With `mixup` or `cutmix`, training batches are mixed once, for all that sees them; the training
     accuracy counts the larger share as the label.
 
+    Data sets give dicts of ``pixel_values`` and ``labels``, or pairs ``(image, label)`` as those of
+    torchvision and timm.
+
     Args:
         model: A plain timm model, ``forward(images) -> logits``, or a model of transformers,
             ``forward(pixel_values, labels)``.
@@ -82,6 +88,7 @@ class ImageTrainer(Trainer):
     optimizer: Any
     lr_scheduler: Any
     compute_metrics: Any
+    data_collator: Any
     preprocess_logits_for_metrics: Any
     _teacher: Teacher | None
     _ema: EmaCallback | None
@@ -103,9 +110,14 @@ class ImageTrainer(Trainer):
         self._plain = "pixel_values" not in inspect.signature(self.model.forward).parameters
         if args.label_smoothing_factor and not self._plain:
             self.label_smoother = LabelSmoother(epsilon=args.label_smoothing_factor)
+        self.label_names = check_label_names(args.label_names)
+        if self.data_collator is default_data_collator:
+            self.data_collator = collate_images
         if self._plain:
-            # A timm model's **kwargs are not for the Trainer.
+            # A timm model's **kwargs are not for the Trainer, and remove_unused_columns would
+            # look for the name of its argument.
             self.model_accepts_loss_kwargs = False
+            self._signature_columns = ["pixel_values", "labels", "label", "label_ids"]
         if self.compute_metrics is None:
             self.compute_metrics = metrics.top1
             if self.preprocess_logits_for_metrics is None:
@@ -187,7 +199,30 @@ class ImageTrainer(Trainer):
             )
         values = super().set_initial_training_values(args, dataloader)
         self.steps_per_epoch = values[1]
+        if sized and self._has_lone_image(whole_epoch=values[6] >= values[1]):
+            check_lone_image(
+                self.model, self._see_one, len(self.train_dataset), self._train_batch_size
+            )
         return values
+
+    def _has_lone_image(self, *, whole_epoch: bool) -> bool:
+        """Whether a batch of one process will hold one image.
+
+        Of several processes accelerate fills up the last batch.
+        """
+        size, processes = self._train_batch_size, self.accelerator.num_processes
+        if self.accelerator.dataloader_config.split_batches:
+            size //= processes
+        if size == 1 or processes > 1 or self.args.dataloader_drop_last:
+            return size == 1
+        return whole_epoch and len(self.train_dataset) % size == 1
+
+    def _see_one(self) -> None:
+        """Run the model on the first training image; no generator moves."""
+        with seeded(0):
+            batch = self._prepare_inputs(self.data_collator([self.train_dataset[0]]))
+            check_images(batch, plain=self._plain)
+            self.model(batch["pixel_values"]) if self._plain else self.model(**batch)
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         """The `optimizer` of timm if one is named, else the Trainer's."""
@@ -238,6 +273,8 @@ class ImageTrainer(Trainer):
         """Micro-batch `index` of the effective batch, mixed as its place in the run says."""
         if self._mixer is None:
             return batch
+        check_images(batch, plain=self._plain)
+        check_labels(batch, self._mixer.classes)
         return self._mixer(self._prepare_inputs(batch), self.place(index))
 
     def place(self, index: int) -> tuple[int, int]:
@@ -248,6 +285,7 @@ class ImageTrainer(Trainer):
     def _taught(self, batch: Any) -> Any:
         if self._teacher is None:
             return batch
+        check_images(batch, plain=self._plain)
         batch = self._prepare_inputs(batch)
         with self.accelerator.autocast():
             return {**batch, TEACHER_LOGITS: self._teacher(batch["pixel_values"])}
@@ -294,7 +332,13 @@ class ImageTrainer(Trainer):
 
         Returns:
             The loss, a scalar, and the outputs, of which ``logits`` are ``(n, classes)``.
+
+        Raises:
+            ValueError: The batch lacks images or labels, or a label is no class of the model.
         """
+        check_images(inputs, plain=self._plain)
+        if self.compute_loss_func is None:
+            check_labels(inputs, class_count(self.model), needed=self._plain)
         taught = inputs.get(TEACHER_LOGITS)
         inputs = {key: value for key, value in inputs.items() if key != TEACHER_LOGITS}
         labels = inputs.get("labels")
@@ -357,6 +401,7 @@ class ImageTrainer(Trainer):
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None
     ) -> Any:
         """As the Trainer's; a plain model without labels gives logits ``(n, classes)`` alone."""
+        check_images(inputs, plain=self._plain)
         if self._plain and inputs.get("labels") is None:
             inputs = self._prepare_inputs(inputs)
             with torch.no_grad(), self.compute_loss_context_manager():

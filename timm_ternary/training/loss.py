@@ -22,9 +22,24 @@ def label_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor
         labels: Classes ``(n,)``, or probabilities ``(n, classes)``, as of mixup.
         smoothing: ε, 0 to 1: labels become (1 - ε) · labels + ε / classes (Szegedy et al. 2016,
             section 7).
+
+    Raises:
+        ValueError: The shapes do not fit, or a class is beyond those of the logits (on a GPU the
+            latter ends in torch's own error).
     """
-    target = labels.to(logits.dtype) if labels.is_floating_point() else labels
-    return F.cross_entropy(logits, target, label_smoothing=smoothing)
+    if labels.ndim > 1 and labels.shape != logits.shape:
+        raise ValueError(
+            f"labels have the shape {tuple(labels.shape)}, and the logits {tuple(logits.shape)}: "
+            "give classes (n,), or probabilities (n, classes)"
+        )
+    target = labels.to(logits.dtype) if labels.ndim > 1 else labels.long()
+    try:
+        return F.cross_entropy(logits, target, label_smoothing=smoothing)
+    except IndexError as error:  # "Target 7 is out of bounds."
+        raise ValueError(
+            f"labels lie between {int(target.min())} and {int(target.max())}, but the model has "
+            f"the classes 0 … {logits.shape[1] - 1}: {error}"
+        ) from error
 
 
 def task_loss(

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .batches import check_images
 from .callbacks.refresh import RefreshQuantizers
 from .callbacks.soft_start import SoftStart
 from .hub_mixin import HubMixin
@@ -154,6 +155,9 @@ class TernaryTrainer(HubMixin, ImageTrainer):
             ValueError: A parameter, or the gradient of a threshold, is not finite (names it).
         """
         own = self._own_pass()
+        if self.args.threshold_fraction < 1:
+            for batch in batches:
+                check_images(batch, plain=self._plain)
         # Not the wrapped model: its hooks would wait for the weights' gradients.
         model = self.model.train()
         optimizer = two_phase(self.optimizer)
