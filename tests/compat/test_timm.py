@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import timm
+import timm.optim
 import torch
 
 from timm_ternary.compat.timm import (
+    base_optimizer,
     directory_config,
     in_load_checkpoint,
     is_feature_getter,
@@ -58,3 +60,11 @@ def test_in_load_checkpoint(tmp_path: Path) -> None:
     timm.models.load_checkpoint(model, str(tmp_path / "w.pth"))
     model.load_state_dict(model.state_dict())
     assert seen == [True, False]
+
+
+def test_base_optimizer() -> None:
+    parameter = torch.nn.Parameter(torch.ones(1))
+    found = timm.optim.create_optimizer_v2([parameter], "lookahead_sgd", lr=0.1)
+    inner = base_optimizer(found)
+    assert type(inner) is not type(found) and inner.param_groups is found.param_groups
+    assert base_optimizer(inner) is inner

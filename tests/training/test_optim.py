@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from timm.optim import param_groups_weight_decay
 from torch import nn
 from trainer_models import Images, arguments, small_net, trainer
 
 from timm_ternary.nn.convert import quantizers_of, ternarize_
+from timm_ternary.nn.state_dict import readable_name
 from timm_ternary.training.optim import (
     TwoPhaseOptimizer,
     create_timm_optimizer,
@@ -86,6 +88,30 @@ def test_decay_follows_timms_list_in_the_wrapper_too() -> None:
     for names in (decay_names(model), [n[11:] for n in decay_names(wrapper)]):
         assert "pos_embed" not in names and "cls_token" not in names
         assert "blocks.0.attn.qkv.weight" in names and "blocks.0.norm1.weight" not in names
+
+
+@pytest.mark.parametrize(
+    "name, kept",
+    [
+        ("xcit_nano_12_p16_224", "pos_embed.token_projection.weight"),  # by a pattern
+        ("twins_svt_small", "pos_block.0.proj.0.weight"),  # by the names that it finds
+        ("swinv2_tiny_window8_256", "layers.0.blocks.0.attn.cpb_mlp.0.weight"),
+    ],
+)
+@pytest.mark.parametrize("ternary", [False, True])
+def test_decay_of_a_ternary_model_is_that_of_timm_for_the_float_one(
+    name: str, kept: str, ternary: bool
+) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name)
+        groups = param_groups_weight_decay(model, 0.1, True, model.no_weight_decay())
+        timms = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+        expected = {n for n, p in model.named_parameters() if id(p) in timms}
+        if ternary:
+            ternarize_(model)
+    quantizers = [p for q in quantizers_of(model).values() for p in q.parameters()]
+    found = {readable_name(n) for n in decay_names(model, quantizers)}
+    assert found == expected and kept not in expected
 
 
 def test_a_two_dimensional_scale_is_not_decayed() -> None:

@@ -13,6 +13,7 @@ from timm.models._hub import hf_split, load_model_config_from_path, save_config_
 from torch import nn
 
 __all__ = [
+    "base_optimizer",
     "directory_config",
     "in_load_checkpoint",
     "is_feature_getter",
@@ -20,6 +21,11 @@ __all__ = [
     "split_hub_id",
     "take_indices",
 ]
+
+
+def base_optimizer(optimizer: Any) -> Any:
+    """What timm's Lookahead steps, whose groups and state it shares; any other is its own."""
+    return getattr(optimizer, "_base_optimizer", optimizer)
 
 
 def split_hub_id(hub_id: str) -> tuple[str, str | None]:

@@ -13,6 +13,7 @@ from ..code import TernaryCode
 from ..config import TernaryConfig
 from ..quantizers import Quantizer
 from .forms import layer_code, make_packed, make_plain, make_trainable
+from .layer_groups import float_groups, state_groups
 from .packed import PackedWeight
 from .select import select_layers
 from .state_dict import own_prefixes
@@ -113,8 +114,10 @@ def install_(
             f"with exclude={list(config.exclude)}"
         )
     codes = codes or {}
+    groups = float_groups(model)
     for name, layer in layers.items():
         (make_packed if packed else make_trainable)(layer, config, codes.get(name))
+    state_groups(model, groups)
     describe(model, config, "2bit" if packed else None)
     return model
 

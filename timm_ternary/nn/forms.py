@@ -14,7 +14,7 @@ from ..config import TernaryConfig
 from ..packing.tensors import PACKED, SCALE, scale_tensor
 from .packed import PackedWeight, host_class, packed_class
 from .state_dict import adapt_state
-from .trainable import latent_weight, quantizer_of
+from .trainable import latent_weight, parametrize_weight, quantizer_of
 
 __all__ = ["layer_code", "make_packed", "make_plain", "make_trainable"]
 
@@ -35,8 +35,10 @@ def make_trainable(
         with torch.no_grad():
             weight.copy_(latent)
     quantizer.train(layer.training)
-    # unsafe: a quantizer keeps shape and dtype; the check would quantize once more.
-    parametrize.register_parametrization(layer, "weight", quantizer, unsafe=True)
+    if not weight.requires_grad:
+        # A frozen layer stays frozen: its thresholds and scales make its weight, too.
+        quantizer.requires_grad_(False)
+    parametrize_weight(layer, quantizer)
     _mark(layer, config)
 
 
@@ -66,6 +68,7 @@ def make_packed(layer: Any, config: TernaryConfig, code: TernaryCode | None = No
     del layer._parameters["weight"]
     layer.__class__ = packed_class(type(layer))
     layer.weight_shape = shape
+    layer.weight_frozen = not weight.requires_grad
     layer.register_buffer(PACKED, packed)
     layer.register_buffer(SCALE, scale)
     _mark(layer, config)
@@ -74,12 +77,13 @@ def make_packed(layer: Any, config: TernaryConfig, code: TernaryCode | None = No
 def make_plain(layer: Any) -> None:
     """Turn either form into the host layer in place: latent, or decoded, weight as a parameter."""
     if issubclass(type(layer), PackedWeight):
-        weight = layer.weight
+        weight = nn.Parameter(layer.weight, requires_grad=not layer.weight_frozen)
         host = host_class(type(layer))
         del layer._buffers[PACKED], layer._buffers[SCALE]
         del layer.weight_shape
+        vars(layer).pop("weight_frozen", None)
         layer.__class__ = host
-        layer.weight = nn.Parameter(weight)
+        layer.weight = weight
     else:
         _remove_quantizer(layer)
     layer._ternary_hook.remove()

@@ -30,6 +30,8 @@ class PackedWeight:
     weight_packed: Tensor
     weight_scale: Tensor
     weight_shape: torch.Size
+    weight_frozen: bool = False
+    """Whether the weight took no gradients when it was packed, and is to take none unpacked."""
 
     @property
     def weight(self) -> Tensor:

@@ -83,13 +83,17 @@ def task_loss(
 def penalty(layers: Iterable[nn.Module]) -> Tensor | None:
     """The sum of the methods' penalties (``Quantizer.penalty``), a scalar; None where none has one.
 
+    A frozen layer has none.
+
     Args:
         layers: Layers of training form.
     """
     found: list[Tensor] = []
     for layer in layers:
         quantizer = quantizer_of(layer)
-        own = None if quantizer is None else quantizer.penalty(latent_weight(layer))
+        if quantizer is None or not latent_weight(layer).requires_grad:
+            continue
+        own = quantizer.penalty(latent_weight(layer))
         if own is not None:
             found.append(own)
     return torch.stack(found).sum() if found else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import timm.optim
@@ -13,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from ..compat.timm import base_optimizer
 from ..nn.state_dict import readable_name
 from ..nn.timm_wrapper import unwrap, wrapper_prefix
 from .arguments.checks import takes
@@ -33,48 +35,81 @@ __all__ = [
 class TwoPhaseOptimizer(Optimizer):
     """The weights' optimizer and the thresholds' as one: one schedule, one state, one file.
 
-    Parameter groups are those of `weights`, then those of `thresholds`. ``step`` steps the
-    weights only, ``step_thresholds`` the rest. What the Trainer writes to optimizer.pt is the
-    ordinary state of one optimizer.
+    Parameter groups are those of `weights`, then those of `thresholds`; a group added later is one
+    of the weights. ``step`` steps the weights only, ``step_thresholds`` the rest. `defaults` are
+    those of the weights, and every group has all of their keys, so that what schedules an ordinary
+    optimizer schedules this one. What the Trainer writes to optimizer.pt is the ordinary state of
+    one optimizer.
 
     Args:
         weights: Optimizer of everything else.
-        thresholds: Optimizer of thresholds and scales.
+        thresholds: Optimizer of thresholds and scales. Its momentum stays as it is, also where a
+            schedule (``OneCycleLR``, ``CyclicLR``) cycles that of all groups.
     """
 
     def __init__(self, weights: Optimizer, thresholds: Optimizer) -> None:
         self._weights = weights
         self._thresholds = thresholds
-        self._split = len(weights.param_groups)
-        super().__init__([*weights.param_groups, *thresholds.param_groups], {})
-        # Schedules of transformers read the first rate there; the groups are complete already.
+        groups = [*weights.param_groups, *thresholds.param_groups]
+        self._positions = range(len(weights.param_groups), len(groups))
+        self._momenta = [group.get("momentum") for group in thresholds.param_groups]
+        state = {**base_optimizer(weights).state, **thresholds.state}
+        super().__init__(groups, {})
+        # Schedules of transformers read the first rate there, and a group added later is completed
+        # from it; those of torch that cycle the momentum expect it, or betas, in every group.
         self.defaults = dict(weights.defaults)
-        self.state.update({**weights.state, **thresholds.state})
+        for group in self.threshold_groups:
+            for key, value in self.defaults.items():
+                group.setdefault(key, value)
+        self.state.update(state)
         self._share()
 
     def _share(self) -> None:
         """Both work on these groups and this state, so that schedules and files reach them."""
-        self._weights.param_groups = self.param_groups[: self._split]
-        self._thresholds.param_groups = self.param_groups[self._split :]
-        self._weights.state = self._thresholds.state = self.state
+        own = self._positions
+        rest = [group for i, group in enumerate(self.param_groups) if i not in own]
+        for part, groups in ((self._weights, rest), (self._thresholds, self.threshold_groups)):
+            for optimizer in (part, base_optimizer(part)):
+                optimizer.param_groups, optimizer.state = groups, self.state
 
     @property
     def threshold_groups(self) -> list[dict[str, Any]]:
         """The parameter groups of thresholds and scales."""
-        return self.param_groups[self._split :]
+        return self.param_groups[self._positions.start : self._positions.stop]
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore both, from the state of one ``TwoPhaseOptimizer``."""
-        super().load_state_dict(state_dict)
-        # The base class has replaced the groups and the state by new ones.
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of the weights; see ``torch.optim.Optimizer``."""
+        super().add_param_group(param_group)
         self._share()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles hold: beside torch's, the two optimizers."""
+        own = {name: vars(self)[name] for name in _PARTS}
+        return {**super().__getstate__(), **own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take groups and state, as torch's ``load_state_dict``, copies and pickles give them."""
+        super().__setstate__(state)
+        # They are other objects now than the parts have.
+        self._share()
+        for part in (self._weights, self._thresholds):
+            # What an optimizer completes in groups and state that an older version has written.
+            base_optimizer(part).__setstate__({})
 
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Step the weights."""
+        # Wrappers (accelerate's) may have assigned other groups.
+        self._share()
         return self._weights.step(closure)
 
     def step_thresholds(self) -> None:
         """Step thresholds and scales, by their ``.grad``."""
+        self._share()
+        pairs = zip(self.threshold_groups, self._momenta, strict=True)
+        self._thresholds.param_groups = [
+            group if own is None or group["momentum"] == own else {**group, "momentum": own}
+            for group, own in pairs
+        ]
         self._thresholds.step()
 
     def train(self) -> None:
@@ -86,6 +121,9 @@ class TwoPhaseOptimizer(Optimizer):
         """As `train`."""
         if hasattr(self._weights, "eval"):
             self._weights.eval()
+
+
+_PARTS = ("_weights", "_thresholds", "_positions", "_momenta")
 
 
 def two_phase(optimizer: Any) -> TwoPhaseOptimizer | None:
@@ -123,7 +161,7 @@ def decay_names(model: nn.Module, exclude: Iterable[nn.Parameter] = ()) -> list[
     """Names of the parameters that weight decay reaches: timm's rule.
 
     Latent weights and the other weights of two dimensions or more; not biases, norms, thresholds,
-    scales, nor what timm's ``model.no_weight_decay()`` names.
+    scales, nor what timm's ``model.no_weight_decay()`` names, by name or by pattern.
 
     Args:
         model: A timm model, or transformers' wrapper of one.
@@ -134,7 +172,8 @@ def decay_names(model: nn.Module, exclude: Iterable[nn.Parameter] = ()) -> list[
     part: Any
     for prefix, part in (("", model), (wrapper_prefix(model), unwrap(model))):
         if hasattr(part, "no_weight_decay"):
-            kept.update(prefix + name for name in part.no_weight_decay())
+            # Some models name the parameters that they find, latent weights included.
+            kept.update(readable_name(prefix + name) for name in part.no_weight_decay())
     return [
         name
         for name, parameter in model.named_parameters()
@@ -142,7 +181,7 @@ def decay_names(model: nn.Module, exclude: Iterable[nn.Parameter] = ()) -> list[
         and id(parameter) not in skipped
         and not name.endswith(".bias")
         # A latent weight answers to the name of the weight that it stands for.
-        and readable_name(name) not in kept
+        and not any(fnmatchcase(readable_name(name), pattern) for pattern in kept)
     ]
 
 

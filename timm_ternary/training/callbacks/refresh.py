@@ -14,9 +14,14 @@ __all__ = ["RefreshQuantizers", "refresh_quantizers"]
 
 
 def refresh_quantizers(model: nn.Module) -> None:
-    """Let every layer's method update its state from the latent weight (``Quantizer.refresh``)."""
+    """Let every layer's method update its state from the latent weight (``Quantizer.refresh``).
+
+    But for frozen layers: their weight would change with it.
+    """
     for name, quantizer in quantizers_of(model).items():
-        quantizer.refresh(latent_weight(model.get_submodule(name)))
+        weight = latent_weight(model.get_submodule(name))
+        if weight.requires_grad:
+            quantizer.refresh(weight)
 
 
 class RefreshQuantizers(TrainerCallback):
