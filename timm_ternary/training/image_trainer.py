@@ -245,6 +245,10 @@ class ImageTrainer(Trainer):
         Raises:
             ValueError: The data end early.
         """
+        if self.state.global_step >= self.state.max_steps > 0:
+            # Resumed where it ends, within an epoch: the Trainer would take one step too many.
+            self.control.should_training_stop = True
+            return [], None
         try:
             batches, count = super().get_batch_samples(epoch_iterator, num_batches, *args, **kwargs)
         except ValueError as error:

@@ -76,8 +76,8 @@ def test_earlier_versions_wrote_no_record(
 ) -> None:
     (output / "checkpoint-10" / RECORD_NAME).unlink()
     assert choose("true", output) == output / "checkpoint-10"
-    if (name, tear) == ("model.safetensors", _flip):
-        return  # nothing in such a file tells
+    if tear is _flip and name in ("model.safetensors", "scheduler.pt"):
+        return  # without a check sum; between two entries of the archive, where nothing stands
     tear(output / "checkpoint-10" / name)
     assert choose("true", output) == output / "checkpoint-9"
 

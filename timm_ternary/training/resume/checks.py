@@ -14,7 +14,7 @@ from ...checkpoint.run_files import CHECKPOINT_PREFIX
 from ...errors.wording import flat
 from .choose import choose
 from .compare import check_fits
-from .record import damage
+from .record import NO_STATE, damage
 
 __all__ = ["best_is_whole", "checkpoint_directory", "resumable", "same_optimizer"]
 
@@ -79,7 +79,7 @@ def same_optimizer(trainer: Any, checkpoint: Any) -> Iterator[None]:
     )
     try:
         yield
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (*NO_STATE, AttributeError, TypeError) as error:
         raise ValueError(f"{other} ({flat(error)[:200]})") from error
     if checkpoint is None:
         return

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
 from ...checkpoint.weights_file import WEIGHTS_NAME
+from ...errors.wording import flat
 from ...nn.state_dict import readable_name
 from .facts import shortest
-from .record import read_record, read_state
+from .record import NO_STATE, read_record, read_state
 
 __all__ = ["changes", "check_fits", "contradictions"]
 
@@ -58,7 +60,7 @@ def check_fits(directory: Path, here: Mapping[str, Any], model: nn.Module, args:
     if not found:
         found = list(_strange_tensors(directory, model))
     if not found:
-        found = list(_strange_scaler(directory, there, here))
+        found = [*_strange_scaler(directory, there, here), *_strange_schedule(directory, here)]
     if found:
         raise ValueError(_line(directory, found))
     return changes(directory, there, here)
@@ -317,6 +319,25 @@ def _strange_scaler(
     """float16 has a state of its own, for which a run without it has no place."""
     if (directory / "scaler.pt").is_file() and not here["fp16"]:
         yield Contradiction(_differ("fp16", there.get("fp16", True), False), _option("fp16", True))
+
+
+def _strange_schedule(directory: Path, here: Mapping[str, Any]) -> Iterator[Contradiction]:
+    """Some schedules take over the state of another one without a word, and go on with neither's.
+
+    (Checkpoints of earlier versions do not say which it is.)
+    """
+    path = directory / "scheduler.pt"
+    if not path.is_file():
+        return
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except NO_STATE as error:
+        yield Contradiction(f"{path.name} is no state of a schedule ({_cut(ascii(flat(error)))})")
+        return
+    if isinstance(state, dict) and ("lr_lambdas" in state) != (here["schedule"] == "LambdaLR"):
+        kinds = "a function of the step", "none"
+        old, new = kinds if "lr_lambdas" in state else reversed(kinds)
+        yield Contradiction(f"the schedule is {old} there, {new} here (give its lr_scheduler_type)")
 
 
 def _line(directory: Path, found: list[Contradiction]) -> str:

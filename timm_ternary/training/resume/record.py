@@ -9,8 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +27,7 @@ from ...errors.numbers import is_whole
 from ...files import read_json, sha256, write_json
 
 __all__ = [
+    "NO_STATE",
     "RECORD_NAME",
     "Record",
     "begin",
@@ -42,6 +46,11 @@ _ENDINGS = (".safetensors", ".json", ".pt", ".pth", ".bin", ".distcp", ".metadat
 _UNREAD = {"training_args.bin", RECORD_NAME}
 # Names of files that a record may hold: they are shown in errors.
 _NAME = re.compile(r"[\w.\-/]{1,200}")
+# What zipfile raises at damaged archives; a flipped bit may ask for encryption or compression.
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, RuntimeError)
+NO_STATE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError)
+"""What torch raises at a whole file whose content is no state, or would run code."""
+
 # transformers leaves it while --enable_jit_checkpoint writes.
 _INCOMPLETE = "checkpoint-is-incomplete.txt"
 _INDEX = f"{WEIGHTS_NAME}.index.json"
@@ -184,7 +193,7 @@ def _unreadable(name: str, path: Path) -> str | None:
             with zipfile.ZipFile(path) as archive:
                 if (inner := archive.testzip()) is not None:
                     return f"{name} is damaged ({inner!a:.80})"
-    except (SafetensorError, zipfile.BadZipFile, EOFError, OSError):
+    except (SafetensorError, EOFError, OSError, *_ZIP_ERRORS):
         return f"{name} is cut off or damaged"
     return None
 
