@@ -33,6 +33,7 @@ from .optim import create_timm_optimizer, decay_names, multi_step_schedule
 from .resume.checks import best_is_whole, checkpoint_directory, resumable, same_optimizer
 from .resume.facts import batch_facts, facts_of
 from .resume.record import begin, write_record
+from .statistics import reduce_statistics
 from .threshold_pass.functional import quantizer_parameters
 
 __all__ = ["ImageTrainer"]
@@ -178,7 +179,19 @@ class ImageTrainer(Trainer):
             else nullcontext()
         )
         with memory:
-            return super().train(checkpoint, *args, **kwargs)
+            result = super().train(checkpoint, *args, **kwargs)
+        self.reduce_statistics()
+        return result
+
+    def reduce_statistics(self) -> None:
+        """Let the batch norms' statistics be those of all processes, of the average too.
+
+        Before they are evaluated or saved, so that the accuracy is that of the file. All processes
+        must call.
+        """
+        reduce_statistics(self.model)
+        if self._ema is not None and self._ema.average is not None:
+            reduce_statistics(self._ema.average)
 
     def _get_dataloader(
         self, dataset: Any, description: str, batch_size: int, *rest: Any, **options: Any
@@ -394,6 +407,7 @@ class ImageTrainer(Trainer):
         self, dataloader: Any, description: str, *args: Any, **kwargs: Any
     ) -> EvalLoopOutput:
         """As the Trainer's, each weight quantized once. `predict` returns logits, not classes."""
+        self.reduce_statistics()
         keep = self.preprocess_logits_for_metrics
         if description == "Prediction" and keep is metrics.predicted_class:
             self.preprocess_logits_for_metrics = None
@@ -424,6 +438,7 @@ class ImageTrainer(Trainer):
             ValueError: A parameter is not finite (names it).
         """
         self.health.check_model(self.model, self.state)
+        self.reduce_statistics()
         directory = checkpoint_directory(self.args.output_dir, self.state)
         if self.args.should_save:
             begin(directory)

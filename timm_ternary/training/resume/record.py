@@ -21,7 +21,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from ...checkpoint.run_files import CHECKPOINT_PREFIX, STATE_NAME
+from ...checkpoint.run_files import STATE_NAME
 from ...checkpoint.weights_file import WEIGHTS_NAME
 from ...errors.numbers import is_whole
 from ...files import read_json, sha256, write_json
@@ -203,9 +203,8 @@ def _state_damage(directory: Path) -> str | None:
         step = read_state(directory).get("global_step")
     except (ValueError, RecursionError):
         return f"{STATE_NAME} is cut off or damaged"
-    number = directory.name.removeprefix(CHECKPOINT_PREFIX)
-    if not is_whole(step, low=0) or (number.isdigit() and step != int(number)):
-        return f"{STATE_NAME} is of another step"
+    if not is_whole(step, low=0):
+        return f"{STATE_NAME} is no state of a training"
     return None
 
 
