@@ -54,7 +54,8 @@ LAYERS = (
     {"training.arguments.*"},
     {"training.arguments"},
     {"training.*", "training.callbacks", "training.callbacks.*"}
-    | {"training.threshold_pass", "training.threshold_pass.*"},
+    | {"training.threshold_pass", "training.threshold_pass.*", "training.resume"}
+    | {"training.resume.*"},
     {"training"},
     {"train"},
     {"cli.*"},

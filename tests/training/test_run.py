@@ -324,13 +324,17 @@ def test_no_recipe_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--threshold_learning_rate" in capsys.readouterr().out
 
 
-def test_resume_passes_over_a_checkpoint_that_was_cut_off(tmp_path: Path) -> None:
+def test_resume_passes_over_a_checkpoint_that_was_cut_off(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     words = recipe(tmp_path, model="resnet8_cifar_tern", save_strategy="steps", save_steps=1)
     train.main(words)
     (tmp_path / "out" / "checkpoint-3" / "trainer_state.json").unlink()
     (tmp_path / "out" / "checkpoint-3" / "optimizer.pt").write_bytes(b"")
-    assert run.newest_checkpoint(tmp_path / "out") == tmp_path / "out" / "checkpoint-2"
     assert train.main([*words, "--resume_from_checkpoint", "true"])["epoch"] == 0.75
+    (line,) = [r.getMessage() for r in caplog.records if "is torn" in r.getMessage()]
+    assert line.startswith("checkpoint-3 is torn: trainer_state.json is missing")
+    assert "resuming from the newest whole one" in line and "checkpoint-2" in line
 
 
 def test_an_interrupt_ends_in_one_line(

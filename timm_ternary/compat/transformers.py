@@ -26,7 +26,9 @@ __all__ = [
 TRAINER_HOOKS = (
     "_determine_best_metric",
     "_get_dataloader",
+    "_load_best_model",
     "_load_from_checkpoint",
+    "_load_optimizer_and_scheduler",
     "_push_from_checkpoint",
     "_save",
     "_save_checkpoint",

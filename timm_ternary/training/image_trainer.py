@@ -32,6 +32,10 @@ from .gradient_checkpointing import recomputed
 from .loss import task_loss
 from .mixup import Mixer, mixer_for
 from .optim import create_timm_optimizer, decay_names, multi_step_schedule
+from .resume.checks import best_is_whole, checkpoint_directory, resumable, same_optimizer
+from .resume.facts import batch_facts, facts_of
+from .resume.record import begin, write_record
+from .statistics import reduce_statistics
 from .threshold_pass.functional import quantizer_parameters
 
 __all__ = ["ImageTrainer"]
@@ -122,6 +126,10 @@ class ImageTrainer(Trainer):
             self.compute_metrics = metrics.top1
             if self.preprocess_logits_for_metrics is None:
                 self.preprocess_logits_for_metrics = metrics.predicted_class
+        # Where the arguments do not say it: what the caller has made.
+        self.given_optimizer = _given(self.optimizer, self.optimizer_cls_and_kwargs)
+        self.given_schedule = _given(self.lr_scheduler)
+        self._facts: dict[str, Any] = {}
         self._accuracy = metrics.Accuracy()
         self.health = HealthCheck()
         self._accompany()
@@ -159,16 +167,43 @@ class ImageTrainer(Trainer):
         if args.mixup or args.cutmix:
             self._mixer = mixer_for(self.model, args, plain=self._plain)
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As the Trainer's; `gradient_checkpointing` works for models of timm too.
 
+        A checkpoint is looked at before anything of it is loaded: whether its files are whole, and
+        whether it fits this run. True means the newest whole one in `output_dir`.
+
+        Args:
+            resume_from_checkpoint: A checkpoint's directory, True (or ``"auto"``), or None.
+            *args: As the Trainer's.
+            **kwargs: As the Trainer's.
+
         Raises:
-            ValueError: The model of timm does not know gradient checkpointing.
+            ValueError: The checkpoint is torn, or contradicts the run; there is none; the model of
+                timm does not know gradient checkpointing.
         """
-        if not (self._plain and self.args.gradient_checkpointing):
-            return super().train(*args, **kwargs)
-        with recomputed(self.model, self.args.gradient_checkpointing_kwargs):
-            return super().train(*args, **kwargs)
+        self._facts = facts_of(self)
+        checkpoint = resumable(self, resume_from_checkpoint, self._facts)
+        recompute = self._plain and self.args.gradient_checkpointing
+        memory = (
+            recomputed(self.model, self.args.gradient_checkpointing_kwargs)
+            if recompute
+            else nullcontext()
+        )
+        with memory:
+            result = super().train(checkpoint, *args, **kwargs)
+        self.reduce_statistics()
+        return result
+
+    def reduce_statistics(self) -> None:
+        """Let the batch norms' statistics be those of all processes, of the average too.
+
+        Before they are evaluated or saved, so that the accuracy is that of the file. All processes
+        must call.
+        """
+        reduce_statistics(self.model)
+        if self._ema is not None and self._ema.average is not None:
+            reduce_statistics(self._ema.average)
 
     def _get_dataloader(
         self, dataset: Any, description: str, batch_size: int, *rest: Any, **options: Any
@@ -258,6 +293,10 @@ class ImageTrainer(Trainer):
         Raises:
             ValueError: The data end early.
         """
+        if self.state.global_step >= self.state.max_steps > 0:
+            # Resumed where it ends, within an epoch: the Trainer would take one step too many.
+            self.control.should_training_stop = True
+            return [], None
         try:
             batches, count = super().get_batch_samples(epoch_iterator, num_batches, *args, **kwargs)
         except ValueError as error:
@@ -413,6 +452,7 @@ class ImageTrainer(Trainer):
         self, dataloader: Any, description: str, *args: Any, **kwargs: Any
     ) -> EvalLoopOutput:
         """As the Trainer's, each weight quantized once. `predict` returns logits, not classes."""
+        self.reduce_statistics()
         keep = self.preprocess_logits_for_metrics
         if description == "Prediction" and keep is metrics.predicted_class:
             self.preprocess_logits_for_metrics = None
@@ -443,7 +483,30 @@ class ImageTrainer(Trainer):
             ValueError: A parameter is not finite (names it).
         """
         self.health.check_model(self.model, self.state)
+        self.reduce_statistics()
+        directory = checkpoint_directory(self.args.output_dir, self.state)
+        if self.args.should_save:
+            begin(directory)
         super()._save_checkpoint(*args, **kwargs)
+        self.accelerator.wait_for_everyone()  # each process has written its random numbers
+        if self.args.should_save and directory.is_dir():
+            write_record(directory, self._facts | {"batch": batch_facts(self)})
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As the Trainer's.
+
+        Raises:
+            ValueError: The checkpoint, of an earlier version, has another kind of optimizer.
+        """
+        with same_optimizer(self, checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_best_model(self) -> None:
+        """As the Trainer's; of a best checkpoint that was damaged since, nothing is taken."""
+        if not best_is_whole(self.state):
+            self.state.best_model_checkpoint = None
+            return
+        super()._load_best_model()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """As the Trainer's, and the average; later errors name the checkpoint."""
@@ -473,6 +536,13 @@ class ImageTrainer(Trainer):
 
 def _logits(outputs: Any) -> Tensor | None:
     return outputs.get("logits") if isinstance(outputs, dict) else None
+
+
+def _given(made: Any, kind: Any = None) -> str | None:
+    """The class of an optimizer or a schedule that the caller has made, or (`kind`) will have."""
+    if made is not None:
+        return type(made).__name__
+    return None if kind is None else str(getattr(kind[0], "__name__", kind[0]))
 
 
 def _checked(args: Any) -> TernaryTrainingArguments:

@@ -15,7 +15,7 @@ from transformers import set_seed
 
 from .. import models  # noqa: F401  (registers them with timm)
 from ..checkpoint.directory import load_packed, save_float, save_packed
-from ..checkpoint.run_files import HISTORY_NAME, METRICS_NAME, TRAINING_NAME, newest_checkpoint
+from ..checkpoint.run_files import HISTORY_NAME, METRICS_NAME, TRAINING_NAME
 from ..checkpoint.weights_file import WEIGHTS_NAME, is_packed_file
 from ..data.arguments import DataArguments
 from ..data.load import Data, check_spread, load_data
@@ -29,6 +29,7 @@ from .arguments.model import ModelArguments
 from .arguments.trainer import TernaryTrainingArguments
 from .callbacks.health import check_streaming
 from .fsdp import load_whole
+from .resume.choose import check_asked
 from .run_facts import gpu_names, training_facts
 from .start import Start, build_model, find_start
 from .trainer import TernaryTrainer
@@ -69,7 +70,7 @@ def fit(
     """
     if data_args.streaming:
         check_streaming(args)
-    resume = _resume(args)
+    resume = check_asked(args.resume_from_checkpoint, args.output_dir)
     if args.process_index == 0:
         _check_writable(Path(args.output_dir))
     start, data, model = _prepare(model_args, data_args, args)
@@ -205,21 +206,3 @@ def _check_refresh(model: nn.Module) -> None:
                 f"{layer} is made ternary by {type(quantizer).__name__}, refreshed between epochs, "
                 "and a stream is one epoch: leave streaming out, or take another method"
             )
-
-
-def _resume(args: TernaryTrainingArguments) -> str | None:
-    """The checkpoint to resume from; ``true`` means the last one in the output directory."""
-    asked = args.resume_from_checkpoint
-    if asked is None or str(asked).lower() in ("no", "false"):
-        return None
-    if str(asked).lower() not in ("yes", "true"):
-        if not Path(asked).is_dir():
-            raise ValueError(f"resume_from_checkpoint: there is no directory {asked!r}")
-        return str(asked)
-    found = newest_checkpoint(args.output_dir)
-    if found is None:
-        raise ValueError(
-            f"there is no checkpoint in {args.output_dir!r} to resume from: "
-            "leave resume_from_checkpoint out to start anew"
-        )
-    return str(found)

@@ -38,6 +38,11 @@ class EmaCallback(TrainerCallback):
         self._ema: ModelEmaV3 | None = None
         self._pending: dict[str, Tensor] | None = None
 
+    @property
+    def average(self) -> nn.Module | None:
+        """The model that holds the average; None while no training goes on."""
+        return None if self._ema is None else self._ema.module
+
     def resume_from(self, directory: str | Path) -> None:
         """Let the training that begins next continue the average of this checkpoint.
 
