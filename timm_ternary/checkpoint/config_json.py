@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from ..compat.timm import save_config
+from ..errors.foreign import FileError
 from ..files import read_json
 
 __all__ = ["CONFIG_NAME", "ModelConfig", "read_config", "write_config"]
@@ -69,9 +70,9 @@ class ModelConfig:
             ValueError: It names none, or another one.
         """
         if self.architecture is None:
-            raise ValueError(f"{self.path}: it names no architecture; {_TYPE}")
+            raise FileError(f"{self.path}: it names no architecture; {_TYPE}")
         if wanted is not None and self.architecture != wanted:
-            raise ValueError(
+            raise FileError(
                 f"{self.path}: the weights are those of {wanted!r}, not of {self.architecture!r}"
             )
 
@@ -83,20 +84,22 @@ def read_config(path: Path) -> ModelConfig:
         path: Of the file.
 
     Raises:
-        ValueError: It is no JSON object, or an entry is of another type. One line that names it.
-        OSError: It cannot be read.
+        FileError: It cannot be read, is no JSON object, or an entry is of another type. One line
+            that names it.
     """
     try:
         values = read_json(path)
-    except ValueError as error:
-        raise ValueError(f"{error}; {_TYPE}") from None
+    except FileError as error:
+        raise FileError(f"{error}; {_TYPE}") from None
     # transformers writes null for what it does not know.
     found = {key: values[key] for key in _KINDS if values.get(key) is not None}
     for key, value in found.items():
         if not isinstance(value, _KINDS[key]) or isinstance(value, bool):
             words, got = _WORDS[_KINDS[key]], type(value).__name__
-            raise ValueError(f"{path}: {key} must be {words}, got {got}; {_TYPE}")
+            raise FileError(f"{path}: {key} must be {words}, got {got}; {_TYPE}")
     names = values.get("label_names")
+    if isinstance(names, list) and not all(isinstance(name, (str, int, float)) for name in names):
+        raise FileError(f"{path}: label_names must be a list of texts; {_TYPE}")
     labels = tuple(map(str, names)) if isinstance(names, list) else ()
     return ModelConfig(path, label_names=labels, **found)
 
