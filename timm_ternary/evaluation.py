@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .data.images import BROKEN, to_mode
+from .errors.foreign import FileError
+from .errors.printable import printable
+from .files import check_regular
 
 __all__ = ["Accuracy", "Prediction", "accuracy", "check_classes", "label_names", "predict"]
 
@@ -116,7 +119,7 @@ def _numbers(count: int) -> list[str]:
 
 
 def _some(names: list[str]) -> str:
-    return f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''} ({len(names)})"
+    return f"{', '.join(printable(n, 60) for n in names[:5])}{', ...' if len(names) > 5 else ''} ({len(names)})"
 
 
 def label_names(model: nn.Module) -> Sequence[str]:
@@ -153,10 +156,14 @@ def predict(
     names = label_names(model)
     for path in paths:
         try:
+            check_regular(path)  # a pipe would be waited for
             with Image.open(path) as image:
                 pixels = transform(to_mode(image, mode))
         except UnidentifiedImageError:
             skipped(str(path), "not an image")
+            continue
+        except FileError as error:
+            skipped(str(path), str(error).removeprefix(f"{path}: "))
             continue
         except BROKEN as error:
             skipped(str(path), getattr(error, "strerror", None) or str(error))

@@ -190,9 +190,9 @@ class WeightsFile:
             return _unpacked(self.tensors)
         if stated is None:
             raise FileError(
-                f"{self.path}: tensor {printable(strange)} is packed, but the file has no timm_ternary "
-                "metadata; if config.json beside it says in model_args how it is packed (ternary "
-                f"and packed), type: timm-ternary pack {self.path.parent} OUT"
+                f"{self.path}: tensor {printable(strange)} is packed, but the file has no "
+                "timm_ternary metadata; if config.json beside it says in model_args how it is "
+                f"packed (ternary and packed), type: timm-ternary pack {self.path.parent} OUT"
             )
         _logger.warning(
             "%s: saved without timm_ternary.hf, so it holds no digests that would show damage",

@@ -20,7 +20,7 @@ _WORDS: dict[type[Exception], str] = {
 }
 # Their text says enough; that of others, a key or an attribute, does not.
 _CLEAR = (ValueError, OSError, RuntimeError)
-_REASON = 500
+_REASON = 300
 
 
 class FileError(ValueError):
@@ -39,7 +39,7 @@ def foreign(
     A FileError from within passes as it is: it has named its file already.
 
     Args:
-        doing: The file, or what failed then, e.g. ``cannot load 'resnet18'``.
+        doing: The file, or what failed then, e.g. ``cannot load 'resnet18'``; may be empty.
         hint: What to type.
         explain: Says of some errors more than their text does; None where it cannot.
 
@@ -52,7 +52,8 @@ def foreign(
         raise
     except Exception as error:  # see above: narrow by where it stands
         why = (explain(error) if explain is not None else None) or reason(error)
-        raise FileError(f"{printable(doing, 400)}: {why}{hint and '; ' + hint}") from error
+        head = f"{printable(doing, 400)}: " if doing else ""
+        raise FileError(f"{head}{why}{hint and '; ' + hint}") from error
 
 
 def reason(error: Exception) -> str:

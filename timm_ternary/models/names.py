@@ -77,7 +77,9 @@ def load_model(model: str, *, pretrained: bool | None = None, **kwargs: Any) -> 
     checkpoint = kwargs.pop("checkpoint_path", None)
     with foreign(f"cannot load {shown(model)}", explain=explain):
         if source == "local-dir":
-            check_directory(Path(name), weights=pretrained is not False)
+            # Weights that somebody has read, timm does not read again.
+            read = pretrained is not False and "pretrained_cfg_overlay" not in kwargs
+            check_directory(Path(name), weights=read)
         file = None if checkpoint is None else _tensor_file(Path(checkpoint))
         loaded = timm.create_model(model, pretrained=pretrained is not False, **kwargs)
         if file is not None:

@@ -45,7 +45,9 @@ def wrapper_prefix(model: nn.Module) -> str:
 
 
 def timm_names(tensors: dict[str, _T]) -> dict[str, _T]:
-    """Tensors of a file, or what else is known of each, by timm's names, without what transformers' wrapper puts before them.
+    """Tensors of a file, or what is known of each, by timm's names.
+
+    Without what transformers' wrapper puts before them.
 
     It takes that off in the files of models that ``from_pretrained`` made, not in those of others.
     """
