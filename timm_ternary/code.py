@@ -7,7 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["TernaryCode", "fold_batch_norm"]
+__all__ = ["MOST_BASES", "TernaryCode", "fold_batch_norm"]
+
+MOST_BASES = 16
+"""Ternary tensors that are summed in one weight, at most: beyond it floats are smaller. A file that
+states a million would fill the memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +53,8 @@ class TernaryCode:
                 f"of shape {tuple(self.codes.shape)}"
             )
         bases, out = self.codes.shape[:2]
+        if not 1 <= bases <= MOST_BASES:
+            raise ValueError(f"a weight is a sum of 1 to {MOST_BASES} bases, got {bases}")
         allowed = {(bases, 1), (bases, out)}
         for name, scale in (("pos", self.pos), ("neg", self.neg)):
             if tuple(scale.shape) not in allowed or not scale.is_floating_point():

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .data.images import BROKEN, to_mode
+from .errors.foreign import FileError, foreign
+from .errors.printable import printable
+from .files import check_regular
 
 __all__ = ["Accuracy", "Prediction", "accuracy", "check_classes", "label_names", "predict"]
 
@@ -118,7 +121,8 @@ def _numbers(count: int) -> list[str]:
 
 
 def _some(names: list[str]) -> str:
-    return f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''} ({len(names)})"
+    first = ", ".join(printable(name, 60) for name in names[:5])
+    return f"{first}{', ...' if len(names) > 5 else ''} ({len(names)})"
 
 
 def label_names(model: nn.Module) -> Sequence[str]:
@@ -148,17 +152,25 @@ def predict(
         model: A timm model in evaluation mode.
         top: Number of classes to report, at most all of them.
         skipped: Called with the path and the reason for each file that is no readable image.
+
+    Raises:
+        ValueError: The model's pretrained_cfg names no preprocessing.
     """
-    config = resolve_data_config({}, model=model)
-    transform = create_transform(**config, is_training=False)
+    with foreign("the model's pretrained_cfg, of its config.json, names no preprocessing"):
+        config = resolve_data_config({}, model=model)
+        transform = create_transform(**config, is_training=False)
     mode = "L" if config["input_size"][0] == 1 else "RGB"
     names = label_names(model)
     for path in paths:
         try:
+            check_regular(path)  # a pipe would be waited for
             with Image.open(path) as image:
                 pixels = transform(to_mode(image, mode))
         except UnidentifiedImageError:
             skipped(str(path), "not an image")
+            continue
+        except FileError as error:
+            skipped(str(path), str(error).removeprefix(f"{path}: "))
             continue
         except BROKEN as error:
             skipped(str(path), getattr(error, "strerror", None) or str(error))

@@ -204,7 +204,7 @@ class TestForged:
     @pytest.mark.parametrize("version", [2, 99, 0, -1, "1", None, 1.5])
     def test_version(self, version: object, directory: Path) -> None:
         rewrite(directory, header=lambda header: header.update(version=version))
-        refused(directory, f"format version {version}, this release reads up to 1; type: pip")
+        refused(directory, f"format version {version!r}, this release reads up to 1; type: pip")
 
     @pytest.mark.parametrize("key", ["version", "encoding", "architecture", "ternary", "layers"])
     def test_metadata_without_a_key(self, key: str, directory: Path) -> None:
@@ -221,7 +221,9 @@ class TestForged:
     def test_other_shape_in_the_metadata(self, shape: list[int], directory: Path) -> None:
         name = CODES.removesuffix(".weight_packed")
         rewrite(directory, header=lambda header: header["layers"].update({name: shape}))
-        refused(directory, f"tensor {CODES}")
+        refused(directory, f"{name}.weight has the shape|tensor {CODES}", file="")
+        with pytest.raises(ValueError, match=f"{WEIGHTS_NAME}: tensor {CODES}"):
+            read_weights(directory / WEIGHTS_NAME)
 
     def test_method_and_encoding_in_the_metadata(self, directory: Path) -> None:
         rewrite(directory, header=lambda header: header.update(encoding="3bit"))

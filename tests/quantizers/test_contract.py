@@ -373,3 +373,72 @@ def test_compiled_it_gives_the_same(method, granularity, gradients):
     compiled = torch.compile(quantizer, backend="eager", fullgraph=True)
     with torch.set_grad_enabled(gradients):
         assert torch.equal(compiled(weight), quantizer(weight))
+
+
+LAYOUTS = {
+    "channels_last": lambda w: w.to(memory_format=torch.channels_last),
+    "transposed": lambda w: w.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0),
+    "strided": lambda w: w.repeat_interleave(2, 3)[..., ::2],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@every_granularity
+@every_method
+def test_a_weight_of_another_layout_is_the_same_weight(method, granularity, layout):
+    weight = draw((6, 4, 3, 3))
+    other = LAYOUTS[layout](weight)
+    assert torch.equal(other, weight) and not other.is_contiguous()
+    code = make(method, weight, granularity).encode(weight)
+    quantizer = make(method, other, granularity)
+    assert_same_code(quantizer.encode(other), code)
+    assert torch.equal(quantizer(other), code.decode())
+    quantizer.train()
+    quantizer.refresh(other)
+    penalty = quantizer.penalty(other)
+    assert penalty is None or torch.isfinite(penalty)
+    assert quantizer(other).shape == weight.shape
+    # And one that was made for the other layout, as after `model.to(memory_format=...)`.
+    assert_same_code(make(method, other, granularity).encode(weight), code)
+    assert_same_code(make(method, weight, granularity).encode(other), code)
+
+
+@pytest.mark.parametrize("power", [-110, -73, -60, 60, 63, 110])  # squares: beyond +-64
+@every_granularity
+@every_method
+def test_the_unit_of_a_weight_is_of_no_matter(method, granularity, power):
+    """A weight times a power of two has the same codes, and scales times that, to the last bit."""
+    weight, unit = draw((6, 4, 3, 3)), 2.0**power
+    reference = make(method, weight, granularity)
+    code = reference.encode(weight)
+    quantizer = make(method, weight * unit, granularity)
+    got = quantizer.encode(weight * unit)
+    assert torch.equal(got.codes, code.codes)
+    torch.testing.assert_close(got.pos / unit, code.pos, rtol=1e-6, atol=0)
+    torch.testing.assert_close(got.neg / unit, code.neg, rtol=1e-6, atol=0)
+    latent = (weight * unit).requires_grad_()
+    (quantizer.train()(latent) * draw(weight.shape, seed=1)).sum().backward()
+    for tensor in (latent, *quantizer.parameters()):
+        assert torch.isfinite(tensor.grad).all()
+        # bwn's gradient is 0 beyond |w| = 1: a unit that its paper gives.
+        assert torch.count_nonzero(tensor.grad) > 0 or (method == "bwn" and power > 0)
+    if quantizer.has_thresholds:
+        for softened in (quantizer, reference.train()):
+            softened.soften(5.0)
+        values = quantizer(weight * unit) / unit, reference(weight)
+        torch.testing.assert_close(*values, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@every_granularity
+@pytest.mark.parametrize("method", [*CASES, "sparse ttq"])
+def test_a_weight_that_is_not_finite_shows(method, granularity, value):
+    weight = draw((6, 4, 3, 3))
+    bad = weight.clone()
+    bad[2, 1, 0, 0] = value
+    for start in (weight, bad):  # it came in training, or was there before
+        if method == "sparse ttq":
+            quantizer = make("ttq", start, granularity, sparsity=0.5)
+        else:
+            quantizer = make(method, start, granularity)
+        assert not torch.isfinite(quantizer(bad)).all()

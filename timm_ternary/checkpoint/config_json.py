@@ -6,6 +6,7 @@ timm reads it on its own where it loads a directory; everybody else reads it her
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +15,15 @@ from typing import Any
 from torch import nn
 
 from ..compat.timm import save_config
+from ..errors.foreign import FileError
+from ..errors.numbers import is_number, is_whole
+from ..errors.printable import shown
 from ..files import read_json
 
 __all__ = ["CONFIG_NAME", "ModelConfig", "read_config", "write_config"]
 
 CONFIG_NAME = "config.json"
+_SIDE = 1 << 14  # pixels; and channels
 _TYPE = "let timm or timm_ternary write it: timm-ternary pack MODEL DIR"
 _WORDS = {str: "a text", int: "a whole number", dict: "an object"}
 _KINDS: dict[str, type] = {
@@ -69,9 +74,9 @@ class ModelConfig:
             ValueError: It names none, or another one.
         """
         if self.architecture is None:
-            raise ValueError(f"{self.path}: it names no architecture; {_TYPE}")
+            raise FileError(f"{self.path}: it names no architecture; {_TYPE}")
         if wanted is not None and self.architecture != wanted:
-            raise ValueError(
+            raise FileError(
                 f"{self.path}: the weights are those of {wanted!r}, not of {self.architecture!r}"
             )
 
@@ -83,22 +88,50 @@ def read_config(path: Path) -> ModelConfig:
         path: Of the file.
 
     Raises:
-        ValueError: It is no JSON object, or an entry is of another type. One line that names it.
-        OSError: It cannot be read.
+        FileError: It cannot be read, is no JSON object, or an entry is of another type. One line
+            that names it.
     """
     try:
         values = read_json(path)
-    except ValueError as error:
-        raise ValueError(f"{error}; {_TYPE}") from None
+    except FileError as error:
+        raise FileError(f"{error}; {_TYPE}") from None
     # transformers writes null for what it does not know.
     found = {key: values[key] for key in _KINDS if values.get(key) is not None}
     for key, value in found.items():
         if not isinstance(value, _KINDS[key]) or isinstance(value, bool):
             words, got = _WORDS[_KINDS[key]], type(value).__name__
-            raise ValueError(f"{path}: {key} must be {words}, got {got}; {_TYPE}")
+            raise FileError(f"{path}: {key} must be {words}, got {got}; {_TYPE}")
+    _check_images(path, found.get("pretrained_cfg", {}))
     names = values.get("label_names")
+    if isinstance(names, list) and not all(isinstance(name, (str, int, float)) for name in names):
+        raise FileError(f"{path}: label_names must be a list of texts; {_TYPE}")
     labels = tuple(map(str, names)) if isinstance(names, list) else ()
     return ModelConfig(path, label_names=labels, **found)
+
+
+def _check_images(path: Path, cfg: Mapping[str, Any]) -> None:
+    """Refuse a description of the images that no network takes: predictions go by it."""
+    size = cfg.get("input_size")
+    if size is not None and not (
+        isinstance(size, list)
+        and len(size) == 3
+        and all(is_whole(n, low=1, high=_SIDE) for n in size)
+    ):
+        raise FileError(
+            f"{path}: input_size must be [channels, height, width], each from 1 to {_SIDE}, "
+            f"got {shown(size)}; {_TYPE}"
+        )
+    for key, above in (("mean", -math.inf), ("std", 0.0)):
+        numbers = cfg.get(key)
+        if numbers is not None and not (
+            isinstance(numbers, list)
+            and 1 <= len(numbers) <= _SIDE
+            and all(is_number(n, above=above) for n in numbers)
+        ):
+            raise FileError(
+                f"{path}: {key} must be a list of numbers, one a channel, got {shown(numbers)}; "
+                f"{_TYPE}"
+            )
 
 
 def write_config(model: nn.Module, path: Path, extra: dict[str, Any], **arguments: Any) -> None:

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from .. import packing
 from ..config import TernaryConfig
-from ..errors.wording import flat
+from ..errors.foreign import FileError, foreign
 from ..files import atomic_write, sha256
-from ..names import base_name, ternary_name
+from ..names import base_name, is_ternary_name, ternary_name
 from ..nn.convert import checked_code, config_of, float_state, ternary_layers
 from ..nn.select import select_layers
 from ..nn.timm_wrapper import quantization_dict
 from .config_json import CONFIG_NAME, ModelConfig, read_config, write_config
+from .skeleton import check_fits, check_room, skeleton_of
 from .weights_file import (
     WEIGHTS_NAME,
     StoredWeights,
@@ -35,6 +36,7 @@ from .weights_file import (
 __all__ = [
     "CONFIG_NAME",
     "StoredDirectory",
+    "check_directory",
     "load_packed",
     "open_directory",
     "packed_parts",
@@ -153,14 +155,39 @@ def open_directory(directory: str | Path | StoredDirectory) -> StoredDirectory:
         return directory
     path = Path(directory)
     file = read_file(path / WEIGHTS_NAME)
-    # A bare file says nothing of itself: the model's entry point goes by config.json.
-    stored = None if file.is_bare else file.stored
     if not (path / CONFIG_NAME).is_file():
-        raise ValueError(f"{directory}: no {CONFIG_NAME} beside {WEIGHTS_NAME}")
+        raise FileError(f"{directory}: no {CONFIG_NAME} beside {WEIGHTS_NAME}")
     config = read_config(path / CONFIG_NAME)
-    if stored is not None and stored.architecture is not None:
-        config.check_architecture(stored.architecture)
+    _compare(config, file)
+    # A bare file says nothing of itself: the model's entry point goes by config.json.
+    if not file.is_bare:
+        _ = file.stored
     return StoredDirectory(path, config, file)
+
+
+def check_directory(directory: Path, *, weights: bool = True) -> None:
+    """What timm reads of a directory on its own, looked at before it does: config.json, and of a
+    float model the shapes of its weights.
+
+    Args:
+        weights: They will be read. (The entry points of ternary models look at theirs.)
+
+    Raises:
+        FileError: config.json is missing or damaged, or the weights are of another model.
+    """
+    config = read_config(directory / CONFIG_NAME)
+    name = config.architecture
+    if weights and name and not is_ternary_name(name) and (directory / WEIGHTS_NAME).exists():
+        _compare(config, read_file(directory / WEIGHTS_NAME))
+
+
+def _compare(config: ModelConfig, file: WeightsFile) -> None:
+    """config.json and the names and shapes of tensors, before one of them is read."""
+    if file.is_packed:
+        config.check_architecture(file.header["architecture"])
+        check_fits(file, skeleton_of(config), file.path.parent)
+    elif config.architecture is not None and timm.is_model(config.architecture):
+        check_room(file, skeleton_of(config))
 
 
 def load_packed(directory: str | Path | StoredDirectory, packed: bool = True) -> nn.Module:
@@ -177,21 +204,16 @@ def load_packed(directory: str | Path | StoredDirectory, packed: bool = True) ->
     opened = open_directory(directory)
     file = opened.file
     if not file.is_bare and not file.is_packed:
-        raise ValueError(
+        raise FileError(
             f"{file.path}: not packed by timm_ternary; type: timm-ternary pack {opened.path}"
         )
     # In the place of a state dict: the entry point takes the file as it was read.
     kwargs: dict[str, Any] = {"pretrained_cfg_overlay": {"state_dict": file}}
     if not packed:
         kwargs["packed"] = False
-    try:
+    # timm believes config.json: a missing key or a wrong argument ends where it is used.
+    with foreign(f"{opened.config.path}: timm cannot build this model"):
         return timm.create_model(f"local-dir:{opened.path}", pretrained=True, **kwargs)
-    except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError) as error:
-        # timm believes config.json: a missing key or a wrong argument ends where it is used.
-        reason = flat(error)[:300]
-        raise ValueError(
-            f"{opened.config.path}: timm cannot build this model ({type(error).__name__}: {reason})"
-        ) from error
 
 
 def _exclude_float_layers(model: nn.Module, config: TernaryConfig) -> TernaryConfig:

@@ -15,7 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,13 +25,15 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from .. import packing
 from ..code import TernaryCode
 from ..config import TernaryConfig
-from ..errors.wording import flat
+from ..errors.foreign import FileError, foreign
+from ..errors.printable import printable, shown
+from ..files import check_regular
 from ..nn.state_dict import (
     is_packed_key,
     latent_layer,
@@ -60,6 +64,12 @@ _logger = logging.getLogger(__name__)
 VERSION = 1
 WEIGHTS_NAME = "model.safetensors"
 _KEY, _DIGEST_KEY = "timm_ternary", "timm_ternary_digest"
+# Of the header, JSON too. That of a ViT-L, with this project's shapes and digests, has 100 kB.
+_HEADER_BYTES = 16 << 20
+_MOST_DIMENSIONS = 8
+# Codes a byte of the file, and in all, that are decoded of a file whose model is not known. What
+# Zstandard compresses further than that are layers of zeros alone.
+_MOST_CODES, _SOME_CODES = 1 << 10, 1 << 26
 _HEADER = {"encoding": str, "architecture": str, "ternary": dict, "layers": dict, "digests": dict}
 
 
@@ -86,19 +96,66 @@ class StoredWeights:
     latent: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WeightsFile:
-    """A weights file that was read, to be handed on instead of its path.
+    """A weights file that was opened, to be handed on instead of its path.
+
+    Its tensors are read when they are first asked for: what their shapes show to be foreign is
+    refused before, whatever its size.
 
     Attributes:
         path: Of the file, for errors.
-        tensors: By their names in the file, as they are there.
+        shapes: Of its tensors, by their names in the file, as they are there.
         metadata: As they are there.
     """
 
     path: Path
-    tensors: Mapping[str, Tensor] = field(repr=False)
+    shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
     metadata: Mapping[str, str] = field(repr=False)
+    _opened: Any = field(repr=False)
+
+    @classmethod
+    def of(cls, path: Path, tensors: Mapping[str, Tensor]) -> WeightsFile:
+        """A file of another kind, without metadata, whose tensors somebody has read."""
+        file = cls(path, {name: tuple(t.shape) for name, t in tensors.items()}, {}, None)
+        vars(file)["tensors"] = tensors  # where cached_property keeps them
+        return file
+
+    @cached_property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """By their names in the file, as they are there; read once.
+
+        Raises:
+            FileError: One cannot be read.
+        """
+        with foreign(f"{self.path}: not a whole safetensors file"):
+            return timm_names({name: self._opened.get_tensor(name) for name in self._opened.keys()})
+
+    @cached_property
+    def header(self) -> Mapping[str, Any]:
+        """What the metadata of a packed file state, checked; of no other file.
+
+        Raises:
+            FileError: They are damaged, or of a later version.
+        """
+        return _read_header(self.path, self.metadata)
+
+    @property
+    def is_decoded(self) -> bool:
+        """Whether `stored` has been asked for already."""
+        return "stored" in vars(self)
+
+    @property
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of all that `stored.dense` will hold of a packed file, without reading a tensor.
+
+        Raises:
+            FileError: As `header`.
+        """
+        layers = self.header["layers"]
+        own = {key(name) for name in layers for key in (packed_key, scale_key)}
+        dense = {name: shape for name, shape in self.shapes.items() if name not in own}
+        return dense | {weight_key(name): tuple(shape) for name, shape in layers.items()}
 
     @property
     def is_packed(self) -> bool:
@@ -108,7 +165,7 @@ class WeightsFile:
     @property
     def is_bare(self) -> bool:
         """Whether it holds packed tensors without this project's metadata."""
-        return not self.is_packed and _packed_name(self.tensors) is not None
+        return not self.is_packed and _packed_name(self.shapes) is not None
 
     @cached_property
     def stored(self) -> StoredWeights:
@@ -122,18 +179,20 @@ class WeightsFile:
             stated: As `read_weights`.
 
         Raises:
-            ValueError: As `read_weights`.
+            FileError: As `read_weights`.
         """
         if self.is_packed:
-            return _decode(self, _checked_header(self))
-        strange = _packed_name(self.tensors)
+            _check_count(self, self.header["layers"])
+            _check_tensors(self)
+            return _decode(self, self.header)
+        strange = _packed_name(self.shapes)
         if strange is None:
             return _unpacked(self.tensors)
         if stated is None:
-            raise ValueError(
-                f"{self.path}: tensor {strange} is packed, but the file has no timm_ternary "
-                "metadata; if config.json beside it says in model_args how it is packed (ternary "
-                f"and packed), type: timm-ternary pack {self.path.parent} OUT"
+            raise FileError(
+                f"{self.path}: tensor {printable(strange)} is packed, but the file has no "
+                "timm_ternary metadata; if config.json beside it says in model_args how it is "
+                f"packed (ternary and packed), type: timm-ternary pack {self.path.parent} OUT"
             )
         _logger.warning(
             "%s: saved without timm_ternary.hf, so it holds no digests that would show damage",
@@ -189,9 +248,8 @@ def file_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> by
 def is_packed_file(path: str | Path) -> bool:
     """Whether `path` is a safetensors file that states to be packed by this project."""
     try:
-        with safe_open(str(path), framework="pt") as file:
-            return _KEY in (file.metadata() or {})
-    except (SafetensorError, OSError):
+        return read_file(path).is_packed
+    except FileError:
         return False
 
 
@@ -204,50 +262,65 @@ def read_weights(path: str | Path, stated: Mapping[str, Any] | None = None) -> S
             architecture, ternary, layers. Its codes, scales and sizes are checked, no digests.
 
     Raises:
-        ValueError: The file is missing, a pickle, damaged, of a later version, or holds packed
+        FileError: The file is missing, a pickle, damaged, of a later version, or holds packed
             tensors without this project's metadata and `stated` is None; the message names the
             tensor at fault.
     """
     return read_file(path).decode(stated)
 
 
-def check_digests(path: str | Path) -> TernaryConfig:
+def check_digests(file: str | Path | WeightsFile) -> TernaryConfig:
     """Check the tensors of a packed file by their digests, decoding none.
 
     Returns:
         How its model was made ternary.
 
     Raises:
-        ValueError: As `read_weights`; or the file is not a packed one.
+        FileError: As `read_weights`; or the file is not a packed one.
     """
-    file = read_file(path)
+    file = file if isinstance(file, WeightsFile) else read_file(file)
     if not file.is_packed:
-        raise ValueError(f"{path}: not packed by timm_ternary")
-    return _config(file.path, _checked_header(file))
+        raise FileError(f"{file.path}: not packed by timm_ternary")
+    _check_tensors(file)
+    return _config(file.path, file.header)
 
 
 def _packed_name(names: Iterable[str]) -> str | None:
     return next(filter(is_packed_key, names), None)
 
 
-def _checked_header(file: WeightsFile) -> dict[str, Any]:
-    """The metadata of a packed file, after the tensors were compared with their digests there."""
-    header = _read_header(file.path, file.metadata)
-    digests, tensors = header["digests"], file.tensors
-    for name in digests.keys() | tensors.keys():
-        if name not in tensors:
-            raise ValueError(f"{file.path}: tensor {name} is missing")
-        if digests.get(name) != _digest_tensor(name, tensors[name]):
-            raise ValueError(f"{file.path}: tensor {name} is damaged (its digest does not match)")
-    return header
+def _check_tensors(file: WeightsFile) -> None:
+    """Compare the tensors of a packed file with their digests in its metadata."""
+    digests = file.header["digests"]
+    for name in digests.keys() - file.shapes.keys():
+        raise FileError(f"{file.path}: tensor {printable(name)} is missing")
+    for name, tensor in file.tensors.items():
+        with foreign(f"{file.path}: tensor {printable(name)}"):
+            digest = _digest_tensor(name, tensor)
+        if digests.get(name) != digest:
+            raise FileError(
+                f"{file.path}: tensor {printable(name)} is damaged (its digest does not match)"
+            )
+
+
+def _check_count(file: WeightsFile, layers: Mapping[str, Sequence[int]]) -> None:
+    """Refuse a small file whose metadata state huge weights: Zstandard would fill the memory."""
+    size = file.path.stat().st_size
+    room = _SOME_CODES + _MOST_CODES * size
+    for name, shape in layers.items():
+        bases = (file.shapes.get(scale_key(name)) or (1,))[0]
+        room -= bases * math.prod(shape)
+        if room < 0:
+            raise FileError(
+                f"{file.path}: tensor {printable(packed_key(name))} has the shape "
+                f"{shown(list(shape))} in the metadata, too large for a file of {size:,} bytes"
+            )
 
 
 def _config(path: Path, header: Mapping[str, Any]) -> TernaryConfig:
-    try:
+    with foreign(path):
         packing.check_encoding(header["encoding"])
         return TernaryConfig.from_dict(header["ternary"])
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
 def _decode(file: WeightsFile, header: Mapping[str, Any]) -> StoredWeights:
@@ -255,72 +328,78 @@ def _decode(file: WeightsFile, header: Mapping[str, Any]) -> StoredWeights:
     config = _config(path, header)
     stored = StoredWeights({}, {}, {}, config, header["encoding"], header["architecture"])
     for name, shape in header["layers"].items():
+        for key in (packed_key(name), scale_key(name)):
+            if key not in tensors:
+                raise FileError(f"{path}: tensor {printable(key)} is missing")
+        packed, scale = tensors.pop(packed_key(name)), tensors.pop(scale_key(name))
         try:
-            packed, scale = tensors.pop(packed_key(name)), tensors.pop(scale_key(name))
             code = code_from_tensors(packed, scale, torch.Size(shape))
-        except KeyError as error:
-            raise ValueError(f"{path}: tensor {error.args[0]} is missing") from None
-        except ValueError as error:
-            raise ValueError(f"{path}: tensor {name}.{error}") from None
+        except ValueError as error:  # it begins with the tensor's own name
+            raise FileError(f"{path}: tensor {printable(name)}.{error}") from None
         stored.codes[name] = code
         stored.dense[weight_key(name)] = code.decode()
     for name, tensor in tensors.items():
-        if has_nan(tensor):
-            raise ValueError(f"{path}: tensor {name} holds NaN")
+        with foreign(f"{path}: tensor {printable(name)}"):
+            nan = has_nan(tensor)
+        if nan:
+            raise FileError(f"{path}: tensor {printable(name)} holds NaN")
     stored.dense.update(tensors)
     return stored
 
 
 def read_file(path: str | Path) -> WeightsFile:
-    """Read a safetensors file, decoding nothing.
+    """Open a safetensors file: names, shapes and metadata are read, tensors not yet.
 
     Raises:
-        ValueError: It is missing, a pickle, or not whole.
+        FileError: It is missing, no file, a pickle, or not whole.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.exists(path):
         pickles = sorted(path.parent.glob("*.bin")) + sorted(path.parent.glob("*.pt*"))
         if pickles and path.parent.is_dir():
-            raise ValueError(f"{pickles[0]}: pickle files are not read; save it as {WEIGHTS_NAME}")
-        raise ValueError(f"{path}: no such file")
+            raise FileError(f"{pickles[0]}: pickle files are not read; save it as {WEIGHTS_NAME}")
+    check_regular(path)
+    with foreign(path), path.open("rb") as raw:
+        start = raw.read(8)
+    size = int.from_bytes(start, "little")
     try:
-        with safe_open(str(path), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-            return WeightsFile(path, timm_names(tensors), file.metadata() or {})
-    except (SafetensorError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+        with foreign(f"{path}: not a whole safetensors file"):
+            if len(start) == 8 and _HEADER_BYTES < size < path.stat().st_size:
+                raise ValueError(f"a header of {size:,} bytes")
+            opened: Any = safe_open(str(path), framework="pt")
+            shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}
+            return WeightsFile(path, timm_names(shapes), opened.metadata() or {}, opened)
+    except FileError:
         # Asked only now: a safetensors file may begin with the same bytes, its header's length.
-        with path.open("rb") as raw:
-            start = raw.read(2)
-        if start == b"PK" or start[:1] == b"\x80":
-            raise ValueError(f"{path}: a pickle file; only safetensors files are read") from None
-        reason = flat(error)
-        raise ValueError(f"{path}: not a whole safetensors file ({reason})") from None
+        if start[:2] == b"PK" or start[:1] == b"\x80":
+            raise FileError(f"{path}: a pickle file; only safetensors files are read") from None
+        raise
 
 
 def _read_header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     text = metadata[_KEY]
     if metadata.get(_DIGEST_KEY) != _digest(text.encode()):
-        raise ValueError(
-            f"{path}: the timm_ternary metadata is damaged (its digest does not match)"
-        )
-    try:
+        raise FileError(f"{path}: the timm_ternary metadata is damaged (its digest does not match)")
+    with foreign(f"{path}: the timm_ternary metadata states no version"):
         header = json.loads(text)
         version = header["version"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path}: the timm_ternary metadata states no version") from None
     if not isinstance(version, int) or not 1 <= version <= VERSION:
-        raise ValueError(
-            f"{path}: format version {version}, this release reads up to {VERSION}; "
+        raise FileError(
+            f"{path}: format version {shown(version)}, this release reads up to {VERSION}; "
             "type: pip install -U timm-ternary"
         )
     for key, kind in _HEADER.items():
         if not isinstance(header.get(key), kind):
-            raise ValueError(f"{path}: {key} in the timm_ternary metadata is no {kind.__name__}")
+            raise FileError(f"{path}: {key} in the timm_ternary metadata is no {kind.__name__}")
     for name, shape in header["layers"].items():
         if not (
-            isinstance(shape, list) and shape and all(type(n) is int and n >= 0 for n in shape)
+            isinstance(shape, list)
+            and 1 <= len(shape) <= _MOST_DIMENSIONS
+            and all(type(n) is int and n >= 0 for n in shape)
         ):
-            raise ValueError(f"{path}: tensor {packed_key(name)} has the shape {shape!r}")
+            raise FileError(
+                f"{path}: tensor {printable(packed_key(name))} has the shape {shown(shape)}"
+            )
     return dict(header)
 
 
@@ -340,7 +419,11 @@ def _unpacked(tensors: Mapping[str, Tensor]) -> StoredWeights:
 def has_nan(tensor: Tensor) -> bool:
     """Whether a tensor of any dtype holds NaN."""
     # Infinity has its uses: gemma4_vit keeps the bounds of its activations in buffers.
-    return tensor.is_floating_point() and bool(tensor.isnan().any())
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return False
+    if tensor.element_size() == 1:
+        tensor = tensor.float()  # float8 knows no isnan
+    return bool(tensor.isnan().any())
 
 
 def _digest_tensor(name: str, tensor: Tensor) -> str:

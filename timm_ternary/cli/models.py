@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress
 
+from ..errors.printable import LINE, printable
 from . import tables
 from .common import (
     Channels,
@@ -112,7 +113,7 @@ def predict(
     network = load(model, checkpoint, num_classes, in_chans, ternary, weights=True)
 
     def skipped(path: str, reason: str) -> None:
-        print(f"skipped {path}: {reason}", file=sys.stderr)
+        print(f"skipped {printable(path, LINE)}: {printable(reason, LINE)}", file=sys.stderr)
 
     results = [asdict(found) for found in run(network, images, top=top, skipped=skipped)]
     if as_json:
@@ -176,7 +177,9 @@ def pack(
     if as_json:
         print_json({"directory": str(output), "encoding": encoding, "bytes": size})
     else:
-        out.print(f"{output / WEIGHTS_NAME}: {size:,} bytes, {encoding}", highlight=False)
+        out.print(
+            f"{printable(output / WEIGHTS_NAME, LINE)}: {size:,} bytes, {encoding}", highlight=False
+        )
 
 
 @app.command("list")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors.printable import printable
 from .common import Json, app, out, print_json
 
 __all__ = ["push"]
@@ -42,4 +43,6 @@ def push(
     out.print(url, highlight=False, soft_wrap=True)
     left = sorted({path.name for path in directory.iterdir()} - set(files))
     if left:
-        out.print(f"not uploaded: {', '.join(left)}", highlight=False, soft_wrap=True)
+        out.print(
+            f"not uploaded: {', '.join(map(printable, left))}", highlight=False, soft_wrap=True
+        )

@@ -10,6 +10,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ..errors.printable import LINE, printable
+
 __all__ = ["evaluation", "layers", "methods", "prediction", "quickstart"]
 
 _Values = Mapping[str, Any]
@@ -32,7 +34,9 @@ def evaluation(result: _Values) -> Table:
     """Accuracy of a model on a data set."""
     table = _table("model", "top-1", "top-5", "images", "seconds")
     shares = (f"{100 * result[key]:.2f} %" for key in ("top1", "top5"))
-    table.add_row(result["model"], *shares, f"{result['images']:,}", f"{result['seconds']:.1f}")
+    table.add_row(
+        printable(result["model"]), *shares, f"{result['images']:,}", f"{result['seconds']:.1f}"
+    )
     return table
 
 
@@ -43,8 +47,10 @@ def prediction(result: _Values) -> Group:
     table.columns[2].min_width = 10  # long names of classes wrap instead
     for name, share in zip(result["names"], result["probabilities"], strict=True):
         # Rich's own bar: in ASCII where the terminal knows no more.
-        table.add_row(name, f"{share:.1%}", ProgressBar(total=1, completed=share, width=30))
-    return Group(Text(result["path"], overflow="fold"), table)
+        table.add_row(
+            printable(name), f"{share:.1%}", ProgressBar(total=1, completed=share, width=30)
+        )
+    return Group(Text(printable(result["path"], LINE), overflow="fold"), table)
 
 
 def layers(summary: _Values) -> Table:
@@ -52,8 +58,8 @@ def layers(summary: _Values) -> Table:
     table = _table("layer", "kind", "shape", "zeros", "+1", "-1", "scale +", "scale -", "bytes")
     for layer in summary["layers"]:
         table.add_row(
-            layer["name"],
-            layer["kind"],
+            printable(layer["name"]),
+            printable(layer["kind"]),
             "x".join(map(str, layer["shape"])),
             *(f"{layer[key]:.1%}" for key in ("zeros", "plus", "minus")),
             *(f"{layer[key]:.3g}" for key in ("pos", "neg")),
@@ -66,7 +72,8 @@ def methods(found: Mapping[str, tuple[_Values, str]]) -> Table:
     """Methods with their options, defaults and first line of documentation."""
     table = _table("method", "options and defaults", "")
     for name, (options, line) in found.items():
-        table.add_row(name, ", ".join(f"{key}={value!r}" for key, value in options.items()), line)
+        values = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        table.add_row(name, printable(values, LINE), printable(line))
     for column in table.columns:
         column.justify = "left"
     return table

@@ -6,6 +6,8 @@ import math
 import numbers
 from typing import Any
 
+from .printable import shown
+
 __all__ = ["check_number", "check_whole", "is_number", "is_whole", "plain"]
 
 
@@ -27,7 +29,10 @@ def is_number(
     """
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         return False
-    found = float(value)
+    try:
+        found = float(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return False
     return math.isfinite(found) and low <= found <= high and above < found < below
 
 
@@ -59,7 +64,7 @@ def check_number(
         return float(value)
     allowed = _range("number", low, above, high, below)
     end = "," if example is None else f", e.g. {example};"
-    raise ValueError(f"{name} must be {allowed}{end} got {value!r}{_hint(value)}")
+    raise ValueError(f"{name} must be {allowed}{end} got {shown(value)}{_hint(value)}")
 
 
 def check_whole(name: str, value: Any, *, low: float = -math.inf, high: float = math.inf) -> int:
@@ -71,7 +76,7 @@ def check_whole(name: str, value: Any, *, low: float = -math.inf, high: float = 
     if is_whole(value, low=low, high=high):
         return int(value)
     allowed = _range("whole number", low, -math.inf, high, math.inf)
-    raise ValueError(f"{name} must be {allowed}, got {value!r}")
+    raise ValueError(f"{name} must be {allowed}, got {shown(value)}")
 
 
 def plain(value: Any) -> Any:

@@ -7,11 +7,16 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from .foreign import foreign
+from .printable import LINE, printable, shown
+
 __all__ = ["flat", "nearest", "parse_json", "unknown"]
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:
     """The entry of `allowed` most similar to `name`, or None when nothing is similar."""
+    if len(str(name)) > 200:
+        return None  # no name, and its comparison takes long
     names = sorted(map(str, allowed))
     by_lower = {candidate.lower(): candidate for candidate in names}
     found = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)
@@ -22,7 +27,7 @@ def unknown(kind: str, name: object, allowed: Iterable[str], *, limit: int = 20)
     """One line for an unknown name: what was got, the nearest valid name, the valid ones."""
     names = sorted(map(str, allowed))
     guess = nearest(str(name), names)
-    line = f"unknown {kind} {name!r}"
+    line = f"unknown {kind} {shown(name)}"
     line += "." if guess is None else f"; did you mean {guess!r}?"
     if len(names) <= limit:
         line += f" Allowed: {', '.join(names) or 'none'}."
@@ -40,12 +45,10 @@ def parse_json(name: str, value: Any) -> Any:
     """
     if not isinstance(value, str) or not value.lstrip().startswith("{"):
         return value
-    try:
+    with foreign(f"{name}: {shown(value)} is not valid JSON"):
         return json.loads(value)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{name}: {value!r} is not valid JSON ({error})") from error
 
 
 def flat(error: object) -> str:
-    """The text of an error in one line: other libraries' go over several."""
-    return " ".join(str(error).split())
+    """The text of an error in one printable line, cut at a length: others' go over several."""
+    return printable(" ".join(str(error).split()), LINE)

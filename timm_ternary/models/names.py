@@ -9,9 +9,14 @@ import timm
 from timm.models import load_state_dict, parse_model_name, split_model_name_tag
 from torch import nn
 
-from ..checkpoint.weights_file import is_packed_file, read_weights
-from ..errors.hub import HTTPError, explain
-from ..errors.wording import flat, unknown
+from ..checkpoint.directory import check_directory
+from ..checkpoint.skeleton import check_room
+from ..checkpoint.weights_file import WeightsFile, check_digests, read_file
+from ..errors.foreign import foreign
+from ..errors.hub import explain
+from ..errors.printable import shown
+from ..errors.wording import unknown
+from ..files import check_regular
 
 __all__ = ["base_of", "check_name", "load_model", "with_channels"]
 
@@ -70,16 +75,28 @@ def load_model(model: str, *, pretrained: bool | None = None, **kwargs: Any) -> 
         if pretrained is None:
             pretrained = "." in name and not kwargs.get("checkpoint_path")
     checkpoint = kwargs.pop("checkpoint_path", None)
-    if checkpoint and is_packed_file(checkpoint):
-        read_weights(checkpoint)  # timm would not compare the digests
-    try:
+    with foreign(f"cannot load {shown(model)}", explain=explain):
+        if source == "local-dir":
+            # Weights that somebody has read, timm does not read again.
+            read = pretrained is not False and "pretrained_cfg_overlay" not in kwargs
+            check_directory(Path(name), weights=read)
+        file = None if checkpoint is None else _tensor_file(Path(checkpoint))
         loaded = timm.create_model(model, pretrained=pretrained is not False, **kwargs)
-        if checkpoint:  # not by create_model: a head of other classes is no use here
+        if file is not None:
+            check_room(file, loaded)
+        if checkpoint is not None:  # not by create_model: a head of other classes is no use here
             loaded.load_state_dict(load_state_dict(str(checkpoint)))
-    except (RuntimeError, TypeError, KeyError, OSError, HTTPError) as error:
-        # What timm, torch and huggingface_hub raise for files and arguments that do not fit.
-        reason = explain(error) or flat(error) or type(error).__name__
-        raise ValueError(f"cannot load {model!r}: {reason[:500]}") from error
     if kwargs.get("in_chans"):
         loaded.pretrained_cfg = with_channels(dict(loaded.pretrained_cfg), kwargs["in_chans"])
     return loaded.eval()
+
+
+def _tensor_file(checkpoint: Path) -> WeightsFile | None:
+    """The file, if it is one of safetensors; a packed one is compared with its digests."""
+    check_regular(checkpoint)
+    if checkpoint.suffix != ".safetensors":
+        return None
+    file = read_file(checkpoint)
+    if file.is_packed:
+        check_digests(file)  # timm would not
+    return file

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .. import packing
+from ..checkpoint.skeleton import check_fits, check_room, on_meta
 from ..checkpoint.weights_file import (
     WEIGHTS_NAME,
     StoredWeights,
@@ -19,11 +19,13 @@ from ..checkpoint.weights_file import (
 )
 from ..compat.timm import split_hub_id
 from ..config import TernaryConfig
+from ..errors.foreign import FileError, foreign
+from ..errors.printable import shown
 from ..files import sha256
 from ..nn.select import select_layers
 from ..quantizers import check
 
-__all__ = ["SOURCE_KEYS", "differences", "read_stored", "weights_path"]
+__all__ = ["SOURCE_KEYS", "read_stored", "weights_path"]
 
 SOURCE_KEYS = ("url", "file", "hf_hub_id", "hf_hub_filename", "source", "state_dict")
 """Entries of timm's pretrained_cfg that say where weights come from."""
@@ -72,31 +74,21 @@ def read_stored(
         file = read_file(source) if isinstance(source, Path) else source
         if file.is_bare:
             return file.decode(_stated(cfg, model_args, skeleton, where))
+        if not file.is_decoded:
+            _check_shapes(file, cfg, model_args, skeleton, where)
         stored = file.stored
     except ValueError as error:
         if cfg.get("source") != "hf-hub" or not isinstance(source, Path) or not _damaged(source):
             raise
         source.resolve().unlink()
         source.unlink(missing_ok=True)
-        raise ValueError(
+        raise FileError(
             f"{error}; it was damaged on its way from hf-hub:{cfg['hf_hub_id']} and is deleted "
             "from the cache: type the same again"
         ) from None
     if stored.config is not None:
         _check_agreement(cfg, stored, model_args, where)
     return stored
-
-
-def differences(tensors: Mapping[str, Tensor], model: nn.Module) -> list[str]:
-    """In what `tensors` do not fit `model`: one line a tensor, those of another shape first."""
-    wanted = model.state_dict()
-    shapes = [
-        f"{name} has the shape {tuple(tensors[name].shape)}, the model needs {tuple(own.shape)}"
-        for name, own in wanted.items()
-        if name in tensors and tensors[name].shape != own.shape
-    ]
-    missing = [f"{name} is missing" for name in wanted if name not in tensors]
-    return shapes + missing + [f"{name} is too many" for name in tensors if name not in wanted]
 
 
 def _damaged(path: Path) -> bool:
@@ -106,6 +98,35 @@ def _damaged(path: Path) -> bool:
     """
     blob = path.resolve()
     return len(blob.name) == 64 and sha256(blob) != blob.name
+
+
+def _check_shapes(
+    file: WeightsFile,
+    cfg: dict[str, Any],
+    model_args: Mapping[str, Any],
+    skeleton: Callable[..., nn.Module],
+    where: str | None,
+) -> None:
+    """Compare a file with the model before a tensor is read or decoded."""
+    model = _described(cfg, model_args, skeleton, where)
+    if file.is_packed and model_args:  # config.json was written with it
+        if file.header["architecture"] == cfg["architecture"]:  # else a better word follows
+            check_fits(file, model, where)
+    else:
+        check_room(file, model)
+
+
+def _described(
+    cfg: dict[str, Any],
+    model_args: Mapping[str, Any],
+    skeleton: Callable[..., nn.Module],
+    where: str | None,
+) -> nn.Module:
+    """The float model that config.json describes, on the meta device."""
+    arguments = {k: v for k, v in model_args.items() if k not in ("packed", "ternary")}
+    arguments.setdefault("num_classes", cfg["num_classes"])
+    with foreign(f"{where}: timm cannot build the model of config.json"):
+        return on_meta(lambda: skeleton(**arguments))
 
 
 def _stated(
@@ -120,16 +141,11 @@ def _stated(
     """
     if not isinstance(model_args.get("packed"), str) or "ternary" not in model_args:
         return None
-    try:
+    with foreign(f"{where}: config.json"):
         config = TernaryConfig.of(model_args["ternary"])
         check(config)
         packing.check_encoding(model_args["packed"])
-    except ValueError as error:
-        raise ValueError(f"{where}: config.json: {error}") from None
-    arguments = {k: v for k, v in model_args.items() if k not in ("packed", "ternary")}
-    arguments.setdefault("num_classes", cfg["num_classes"])
-    with torch.device("meta"):
-        model = skeleton(**arguments)
+    model = _described(cfg, model_args, skeleton, where)
     layers: dict[str, Any] = dict(select_layers(model, config))
     return {
         "encoding": model_args["packed"],
@@ -149,12 +165,12 @@ def _check_agreement(
     }
     for key, value in said.items():
         if model_args.get(key, value) != value:
-            raise ValueError(
-                f"{where}: config.json says {key}={model_args[key]!r}, "
-                f"the metadata of {WEIGHTS_NAME} {value!r}"
+            raise FileError(
+                f"{where}: config.json says {key}={shown(model_args[key])}, "
+                f"the metadata of {WEIGHTS_NAME} {shown(value)}"
             )
     if stored.architecture != cfg["architecture"]:
-        raise ValueError(
-            f"{where}: the weights are those of {stored.architecture!r}, "
-            f"not of {cfg['architecture']!r}"
+        raise FileError(
+            f"{where}: the weights are those of {shown(stored.architecture)}, "
+            f"not of {shown(cfg['architecture'])}"
         )

@@ -13,10 +13,11 @@ from timm.models import load_model_config_from_hf, load_state_dict
 from torch import Tensor
 
 from ..checkpoint.config_json import CONFIG_NAME, read_config
+from ..checkpoint.skeleton import check_room, skeleton
 from ..checkpoint.weights_file import WEIGHTS_NAME, WeightsFile, read_file
 from ..compat.timm import in_load_checkpoint
-from ..errors.hub import HTTPError, explain
-from ..errors.wording import flat
+from ..errors.foreign import foreign
+from ..errors.hub import explain
 from ..names import base_name, is_ternary_name
 from ..nn.state_dict import latent_layer, weight_key
 from ..nn.timm_wrapper import timm_names
@@ -74,6 +75,9 @@ class StartingWeights:
             ValueError: The file cannot be read, or is of another network. One line.
         """
         file = self._read()
+        own = {k: v for k, v in kwargs.items() if k not in ("ternary", "packed")}
+        with foreign(f"cannot build {architecture!r}"):  # before anything is decoded
+            check_room(file, skeleton(architecture, num_classes=num_classes, **own))
         stored = file.stored
         classes = _classes(stored.dense, cfg)
         known = num_classes if classes is None else classes
@@ -97,21 +101,15 @@ class StartingWeights:
         return {"pretrained": True, "pretrained_cfg_overlay": overlay}
 
     def _read(self) -> WeightsFile:
-        with self.path.open("rb") as raw:
+        with foreign(self.path), self.path.open("rb") as raw:
             start = raw.read(2)
         if start != b"PK" and start[:1] != b"\x80":
             return read_file(self.path)
         if self.path.suffix in (".npz", ".npy"):
             raise ValueError(f"checkpoint {self.name!r} is a file of numpy; give {_KINDS}")
-        try:
+        again = "where you trust it, save it anew: torch.save(model.state_dict(), FILE)"
+        with foreign(f"checkpoint {self.name!r} cannot be read as tensors alone", hint=again):
             tensors = load_state_dict(str(self.path), weights_only=True)
-        except (
-            Exception
-        ) as error:  # torch's unpickler: whatever a foreign or a cut file makes of it
-            raise ValueError(
-                f"checkpoint {self.name!r} cannot be read as tensors alone ({flat(error)[:200]}); "
-                "where you trust it, save it anew: torch.save(model.state_dict(), FILE)"
-            ) from error
         if not isinstance(tensors, dict) or not all(
             isinstance(tensor, Tensor) for tensor in tensors.values()
         ):
@@ -119,7 +117,7 @@ class StartingWeights:
                 f"checkpoint {self.name!r} holds no state dict; "
                 "save one: torch.save(model.state_dict(), FILE)"
             )
-        return WeightsFile(self.path, timm_names(tensors), {})
+        return WeightsFile.of(self.path, timm_names(tensors))
 
     def _check_fit(
         self, architecture: str, overlay: Mapping[str, Any], kwargs: Mapping[str, Any]
@@ -130,7 +128,8 @@ class StartingWeights:
         """
         arguments = {k: v for k, v in kwargs.items() if k not in ("ternary", "packed")}
         arguments["in_chans"] = overlay.get("input_size", (arguments.get("in_chans") or 3,))[0]
-        try:
+        own = f" (config.json beside it: {self.architecture})" if self.architecture else ""
+        with foreign(f"checkpoint {self.name!r}{own} does not fit {architecture}"):
             timm.create_model(
                 base_name(architecture),
                 pretrained=True,
@@ -138,11 +137,6 @@ class StartingWeights:
                 num_classes=overlay["num_classes"],
                 **arguments,
             )
-        except (RuntimeError, KeyError, ValueError) as error:
-            own = f" (config.json beside it: {self.architecture})" if self.architecture else ""
-            raise ValueError(
-                f"checkpoint {self.name!r}{own} does not fit {architecture}: {flat(error)[:300]}"
-            ) from error
 
 
 def find_weights(checkpoint: str) -> StartingWeights:
@@ -217,12 +211,9 @@ def _rows(key: str, tensor: Tensor) -> int | None:
 
 
 def _from_hub(checkpoint: str, repository: str) -> StartingWeights:
-    try:
+    with foreign(f"checkpoint {checkpoint!r}", explain=explain):
         cfg, architecture, _ = load_model_config_from_hf(repository)
         path = weights_path({**cfg, "source": "hf-hub", "hf_hub_id": repository}, None)
-    except (OSError, KeyError, ValueError, HTTPError) as error:
-        reason = explain(error) or flat(error)
-        raise ValueError(f"checkpoint {checkpoint!r}: {reason}") from error
     assert path is not None
     return StartingWeights(checkpoint, path, _images(cfg), architecture)
 

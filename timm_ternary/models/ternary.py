@@ -21,15 +21,18 @@ from timm.models import (
 from torch import Tensor, nn
 
 from .. import packing
+from ..checkpoint.skeleton import differences
 from ..checkpoint.weights_file import StoredWeights, WeightsFile
 from ..config import TernaryConfig
+from ..errors.foreign import FileError
+from ..errors.printable import printable
 from ..errors.wording import unknown
 from ..names import is_ternary_name, ternary_name, ternary_pattern
 from ..nn.convert import install_, pack_, quantizers_of
 from ..nn.state_dict import weight_key
 from ..quantizers import check, resolve
 from .names import with_channels
-from .sources import SOURCE_KEYS, differences, read_stored, weights_path
+from .sources import SOURCE_KEYS, read_stored, weights_path
 from .starting_weights import adapt_head
 
 __all__ = ["SKELETON_ENCODINGS", "register_all", "register_ternary"]
@@ -175,11 +178,12 @@ def _call_base(
         if tensors is None:
             raise
         # Built once more, without them: what cannot even be built raises the same error again.
-        found = differences(tensors, _as_stored(create_base, base_cfg, kwargs))
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        found = differences(shapes, _as_stored(create_base, base_cfg, kwargs))
         if not found:
             raise
-        lines = "; ".join(found)[:400]
-        raise ValueError(f"{where}: config.json disagrees with the tensors: {lines}") from error
+        lines = printable("; ".join(found[:5]), 400)
+        raise FileError(f"{where}: config.json disagrees with the tensors: {lines}") from error
 
 
 def _as_stored(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..config import TernaryConfig
 from ..names import base_name, ternary_name
@@ -18,6 +18,8 @@ __all__ = [
     "unwrap",
     "wrapper_prefix",
 ]
+
+_T = TypeVar("_T")
 
 QUANT_METHOD = "ternary"
 _WITHIN = "timm_model"
@@ -42,8 +44,10 @@ def wrapper_prefix(model: nn.Module) -> str:
     return f"{_WITHIN}." if is_wrapper(model) else ""
 
 
-def timm_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a file by timm's names, without what transformers' wrapper puts before them.
+def timm_names(tensors: dict[str, _T]) -> dict[str, _T]:
+    """Tensors of a file, or what is known of each, by timm's names.
+
+    Without what transformers' wrapper puts before them.
 
     It takes that off in the files of models that ``from_pretrained`` made, not in those of others.
     """

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from .. import packing
-from ..code import TernaryCode
+from ..code import MOST_BASES, TernaryCode
 
 __all__ = ["PACKED", "SCALE", "code_from_tensors", "scale_tensor"]
 
 PACKED, SCALE = "weight_packed", "weight_scale"
 """Names of the two, within their layer."""
+
+_SCALE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def scale_tensor(code: TernaryCode) -> Tensor:
@@ -34,14 +36,16 @@ def code_from_tensors(packed: Tensor, scale: Tensor, shape: torch.Size) -> Terna
         ValueError: Wrong dtype, shape or size, an invalid code, a scale that is not finite; the
             message begins with the name of the tensor at fault.
     """
-    groups = {1, shape[0]}
-    fits = scale.ndim == 3 and scale.shape[1] in (1, 2) and scale.shape[2] in groups
+    groups = {1, *shape[:1]}
+    fits = len(shape) and scale.ndim == 3 and scale.shape[1] in (1, 2) and scale.shape[2] in groups
     if not (fits and scale.shape[0]):
         raise ValueError(
             f"{SCALE}: must have shape (bases, 1 or 2, "
             f"{' or '.join(map(str, sorted(groups)))}), got {tuple(scale.shape)}"
         )
-    if not scale.is_floating_point():
+    if scale.shape[0] > MOST_BASES:
+        raise ValueError(f"{SCALE}: must have 1 to {MOST_BASES} bases, got {scale.shape[0]}")
+    if scale.dtype not in _SCALE_DTYPES:  # float8 has no arithmetic
         raise ValueError(f"{SCALE}: must be floating point, got {scale.dtype}")
     if not torch.isfinite(scale).all():
         raise ValueError(f"{SCALE}: holds a value that is not finite")

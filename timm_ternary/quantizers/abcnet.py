@@ -12,7 +12,7 @@ from ..code import TernaryCode
 from ..errors.numbers import is_whole
 from . import restore
 from .base import Quantizer
-from .functional import Quantized, row_sum, sign
+from .functional import Quantized, row_sum, row_variance, sign
 from .registry import register
 
 __all__ = ["ABCNet", "abcnet"]
@@ -36,7 +36,8 @@ def abcnet(rows: Tensor, bases: int = 3) -> list[Quantized]:
     count = rows.shape[1]
     mean = row_sum(rows) / count
     centred = rows - mean.to(rows.dtype)
-    std = (row_sum(centred.square()) / max(count - 1, 1)).sqrt().to(rows.dtype)
+    variance, unit = row_variance(centred, max(count - 1, 1))
+    std = unit * variance.sqrt().to(rows.dtype)
     shifts = [-1 + 2 * i / (bases - 1) for i in range(bases)] if bases > 1 else [0.0]
     signs = [sign(centred + shift * std) for shift in shifts]
     scales = _least_squares(signs, rows)

@@ -77,7 +77,9 @@ class ADMM(Quantizer):
         self.rho = check_number("rho", rho, low=0, example=0.001)
         self.target: Tensor
         self.dual: Tensor
-        self.register_buffer("target", self._float(weight.detach()).clone())
+        # Row-major, whatever the weight's layout (channels_last): `quantize` reads it as rows.
+        target = self._float(weight.detach()).clone(memory_format=torch.contiguous_format)
+        self.register_buffer("target", target)
         self.register_buffer("dual", torch.zeros_like(self.target))
         self.reset(weight)
 
@@ -109,4 +111,4 @@ class ADMM(Quantizer):
     @torch.no_grad()
     def quantize(self, rows: Tensor) -> Quantized:
         """``P(w + u)``; see `project`."""
-        return project(rows + self.dual.to(rows.dtype).view(rows.shape))
+        return project(rows + self.dual.to(rows.dtype).reshape(rows.shape))

@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Quantized", "row_sum", "scale_codes", "sign", "soft_staircase", "spread"]
+__all__ = [
+    "Quantized",
+    "row_sum",
+    "row_unit",
+    "row_variance",
+    "scale_codes",
+    "sign",
+    "soft_staircase",
+    "spread",
+]
 
 
 class Quantized(NamedTuple):
@@ -118,6 +127,31 @@ def row_sum(rows: Tensor) -> Tensor:
     return rows.sum(1, keepdim=True, dtype=None if rows.device.type == "mps" else torch.float64)
 
 
+@torch.no_grad()
+def row_unit(rows: Tensor) -> Tensor:
+    """The power of two below the largest magnitude of each row, ``(groups, n) -> (groups, 1)``.
+
+    In units of it squares neither overflow nor vanish, as those of 1e19 and 1e-22 do in float32;
+    dividing by it rounds nothing. 1 for a row of zeros.
+    """
+    largest = rows.detach().abs().amax(1, keepdim=True)
+    return torch.where(largest > 0, largest, 1).log2().floor().exp2()
+
+
+def row_variance(centred: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Sum of the squares of each row over `count`, in units of a squared unit, and that unit.
+
+    Args:
+        centred: Rows less their mean, ``(groups, n)``.
+        count: What is divided by: n, or n - 1.
+
+    Returns:
+        Both ``(groups, 1)``; the standard deviation is ``unit * sqrt(variance)``.
+    """
+    unit = row_unit(centred)
+    return row_sum((centred / unit).pow_(2)) / count, unit
+
+
 def sign(rows: Tensor) -> Tensor:
     """-1 or +1, in the shape and dtype of `rows`: binary methods have no code 0, sign(0) = +1."""
     return (rows >= 0).to(rows.dtype) * 2 - 1
@@ -156,7 +190,7 @@ def spread(rows: Tensor) -> Tensor:
 
     The standard deviation, divided by n; of equal weights their magnitude, of zeros 1.
     """
-    centred = rows - rows.mean(1, keepdim=True)
-    unit = centred.square().mean(1, keepdim=True).sqrt()
+    variance, unit = row_variance(rows - rows.mean(1, keepdim=True), rows.shape[1])
+    unit = unit * variance.sqrt().to(rows.dtype)
     unit = torch.where(unit > 0, unit, rows[:, :1].abs())
     return torch.where(unit > 0, unit, torch.ones_like(unit))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .functional import row_sum
+from .functional import row_sum, row_variance
 
 __all__ = ["Moments", "inverse_mills", "row_moments", "truncated_scale"]
 
@@ -32,10 +32,11 @@ def row_moments(rows: Tensor) -> Moments:
     count = rows.shape[1]
     mean = row_sum(rows) / count
     # Not torch.var_mean: 18 ms for 2.4 M weights on one core, this 5 ms (Zen 4, torch 2.15).
-    variance = row_sum((rows - mean.to(rows.dtype)).pow_(2)) / max(count - 1, 1)
+    variance, unit = row_variance(rows - mean.to(rows.dtype), max(count - 1, 1))
     # Equal weights leave a rounding error of their mean behind, not a spread.
-    flat = variance <= (4 * torch.finfo(rows.dtype).eps * mean).square()
-    return Moments(mean, torch.where(flat, torch.ones_like(variance), variance).sqrt(), flat)
+    flat = variance <= (4 * torch.finfo(rows.dtype).eps * mean / unit).square()
+    std = torch.where(flat, torch.ones_like(variance), variance).sqrt()
+    return Moments(mean, std * unit.masked_fill(flat, 1), flat)
 
 
 class _InverseMills(torch.autograd.Function):

@@ -44,6 +44,8 @@ def ttq(rows: Tensor, high: Tensor, pos: Tensor, neg: Tensor, unit: Tensor) -> Q
         Codes ``(groups, n)``; scales and thresholds ``(groups, 1)``.
     """
     codes = (rows > high).to(rows.dtype) - (rows < -high).to(rows.dtype)
+    # NaN fails both, and would pass for 0: the scales know nothing of the weights.
+    codes = codes + rows.detach() * 0
     # Not abs(): its gradient at 0 is 0, and here that of +.
     pos, neg = (torch.where(s < 0, -s, s) for s in (pos, neg))
     slopes = (pos.detach(), 1.0, neg.detach())

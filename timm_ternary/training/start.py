@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import timm
 from timm.models import load_model_config_from_hf, parse_model_name, split_model_name_tag
 from torch import nn
 
+from ..checkpoint.directory import check_directory
 from ..compat.timm import directory_config
-from ..errors.hub import HTTPError, explain
-from ..errors.wording import flat, unknown
+from ..errors.foreign import foreign
+from ..errors.hub import explain
+from ..errors.printable import shown
+from ..errors.wording import unknown
 from ..models.names import check_name
 from ..models.sources import SOURCE_KEYS
 from ..models.starting_weights import StartingWeights, find_weights
@@ -90,11 +94,9 @@ def build_model(
         kwargs |= start.weights.arguments(start.architecture, start.cfg, num_classes, **kwargs)
     else:
         kwargs["pretrained"] = start.trained
-    try:
+    # What timm raises for what does not fit.
+    with foreign(f"cannot build {shown(args.model)}", explain=explain):
         model = timm.create_model(args.model, num_classes=num_classes, in_chans=in_chans, **kwargs)
-    except (RuntimeError, TypeError, OSError, HTTPError) as error:  # timm's, for what does not fit
-        lines = explain(error) or flat(error)
-        raise ValueError(f"cannot build {args.model!r}: {lines[:500]}") from error
     cfg = {k: v for k, v in dict(model.pretrained_cfg).items() if k not in SOURCE_KEYS}
     if size and size != tuple(start.cfg.get("input_size", ()))[1:]:
         cfg["pool_size"] = None  # it belongs to the other size
@@ -126,11 +128,10 @@ def _stored(args: ModelArguments, source: str, name: str) -> Start:
     if args.checkpoint:
         raise ValueError(f"model {args.model!r} brings its weights: leave checkpoint out")
     load = directory_config if source == "local-dir" else load_model_config_from_hf
-    try:
+    with foreign(f"cannot read model {shown(args.model)}", explain=explain):
+        if source == "local-dir":
+            check_directory(Path(name))
         cfg, architecture, _ = load(name)
-    except (OSError, KeyError, ValueError, HTTPError) as error:
-        reason = explain(error) or error
-        raise ValueError(f"cannot read model {args.model!r}: {reason}") from error
     if not timm.is_model(architecture):
         raise ValueError(f"{args.model!r}: " + unknown("model", architecture, timm.list_models()))
     return Start(architecture, dict(cfg), trained=args.pretrained is not False)

@@ -166,10 +166,10 @@ def test_other_spellings_of_a_field(tmp_path: Path) -> None:
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not exist"):
         load_yaml(tmp_path / "none.yaml")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="not a file, but a directory"):
         load_yaml(tmp_path)
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\xfa")
-    with pytest.raises(ValueError, match=r"cannot be read|not valid YAML"):
+    with pytest.raises(ValueError, match=r"bytes.yaml: not UTF-8 text"):
         load_yaml(tmp_path / "bytes.yaml")
 
 

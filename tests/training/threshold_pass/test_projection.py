@@ -60,6 +60,25 @@ def test_same_gradients(name: str, size: int, ternary: Any) -> None:
         torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-11 * float(largest))
 
 
+@pytest.mark.parametrize("unit", [2.0**-80, 1.0, 2.0**80])
+def test_weights_whose_squares_are_no_float32(unit: float) -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(6, 8, bias=False), nn.Linear(8, 3, bias=False))
+    with torch.no_grad():
+        layers[1].weight.mul_(unit)
+    model = ternarize_(layers, TernaryConfig())
+    images = torch.randn(4, 6)
+    layers_of = [model[0], model[1]]
+    threshold = quantizer_of(model[1]).threshold
+    found = []
+    for context in (nullcontext(), projected(layers_of)):
+        with quantized_once(layers_of), context:
+            loss = (model(images) / unit).square().mean()
+            found.append(torch.autograd.grad(loss, threshold)[0] * unit)
+    assert found[0].abs() > 1e-3
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=0)
+
+
 class Reads(nn.Module):
     """Calls a layer twice, reads its weight, and works in place on what it returns."""
 

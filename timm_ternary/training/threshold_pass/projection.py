@@ -46,11 +46,12 @@ class _Projected(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         dtype = torch.promote_types(grad.dtype, torch.float32)
-        # Products of halves overflow, and their squares vanish.
-        square = weight.to(dtype).square().sum()
-        share = (grad.to(dtype) * x).sum() / square
+        # Products of halves overflow, and their squares vanish; squares of 1e-23 do in float32.
+        size = weight.to(dtype).abs().max()
+        unit = weight.to(dtype) / size.masked_fill(size == 0, 1)
+        share = (grad.to(dtype) * x).sum() / size / unit.square().sum()
         # All zeros: either S = 0, a coincidence, or no code that S could scale.
-        return grad, weight * share.masked_fill(square == 0, 0).to(weight.dtype)
+        return grad, (unit * share.masked_fill(size == 0, 0)).to(weight.dtype)
 
 
 def has_one_scale(layer: nn.Module) -> bool:
