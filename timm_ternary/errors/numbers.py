@@ -27,7 +27,10 @@ def is_number(
     """
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         return False
-    found = float(value)
+    try:
+        found = float(value)
+    except OverflowError:  # an integer of hundreds of digits, as JSON may hold it
+        return False
     return math.isfinite(found) and low <= found <= high and above < found < below
 
 
