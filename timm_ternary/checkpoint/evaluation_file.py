@@ -66,7 +66,7 @@ def read_evaluation(directory: Path) -> Evaluation | None:
         return None
     values = read_json(path)
     confusion = Confusion.from_list(values.get("label_names"), values.get("confusion"))
-    top1 = values.get("top1")
+    top1: Any = values.get("top1")
     if confusion is None or not confusion.images or not is_number(top1, low=0, high=1):
         return None
     texts = {key: _text(values.get(key)) for key in ("dataset", "split", "weights_sha256")}

@@ -14,6 +14,7 @@ __all__ = ["MOST_LAYERS", "accuracy_against_zeros", "accuracy_curves", "layers_o
 
 MOST_LAYERS = 8
 """Lines of one panel; of deeper models, layers at even distances are shown."""
+_LEAST_SPAN = 0.02  # of an axis of accuracies
 
 
 def layers_over_training(run: Run, order: Sequence[str] = ()) -> Any:
@@ -63,6 +64,10 @@ def accuracy_curves(runs: Sequence[Run]) -> Any:
     epochs(axis)
     axis.set_ylabel("accuracy in %", fontsize=8)
     axis.yaxis.set_major_formatter(_percent)
+    low, high = axis.get_ylim()
+    if high - low < _LEAST_SPAN:  # a flat line or one point, which is no drama
+        middle = (low + high) / 2
+        axis.set_ylim(middle - _LEAST_SPAN / 2, middle + _LEAST_SPAN / 2)
     _legend(drawing, colours)
     return drawing
 

@@ -49,8 +49,7 @@ def evenly(names: Sequence[str], most: int) -> list[str]:
 
 def epochs(axis: Any) -> None:
     """An axis of whole epochs, from the beginning of training."""
-    axis.set_xlim(0, max(1.0, axis.dataLim.x1))
-    axis.margins(x=0)
+    axis.set_xlim(0, 1.03 * max(1.0, axis.dataLim.x1))  # the last point stays whole
     axis.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     axis.set_xlabel("epoch", fontsize=8)
 

@@ -133,7 +133,7 @@ def _accuracy(known: Known) -> str:
         change = 100 * (known.accuracy - known.float_accuracy)
         text += f"; {_percent(known.float_accuracy)} in float ({change:+.2f} points)"
     if found is not None:
-        text += f"; {_percent(found.confusion.majority)} if always the most frequent class"
+        text += f"; always guessing the most frequent class: {_percent(found.confusion.majority)}"
     return text
 
 

@@ -6,6 +6,7 @@ The one script on it sorts tables; where scripts are off, they stand in the orde
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -36,7 +37,7 @@ table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabu
   transform: translateX(-50%); }
 th, td { padding: .3rem .6rem; text-align: right; vertical-align: top;
   border-bottom: 1px solid var(--line); }
-td:not(:first-child) { overflow-wrap: normal; }
+.number { white-space: nowrap; overflow-wrap: normal; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 tfoot td { font-weight: 600; }
 tfoot tr:not(:last-child) td { font-weight: 400; }
@@ -52,6 +53,7 @@ th[aria-sort=descending] button::after { content: " \\2193"; }
   thead tr { display: flex; flex-wrap: wrap; gap: .2rem .8rem; }
   th { display: none; padding: 0; border: 0; }
   th:has(button) { display: block; }
+  thead tr:has(button)::before { content: "sort by"; color: var(--faint); }
   tbody tr, tfoot tr { display: flex; flex-wrap: wrap; gap: 0 1rem; padding: .4rem 0;
     border-bottom: 1px solid var(--line); }
   td, td:first-child { padding: 0; border: 0; text-align: left; }
@@ -92,6 +94,9 @@ for (const table of document.querySelectorAll("table")) {
   });
 }
 """
+
+# Numbers stay on one line; names break where the screen is too narrow for them.
+_NUMBER, _NUMBER_CLASS = re.compile(r"[-+\d.,e% ]+"), ' class="number"'
 
 
 @dataclass(frozen=True)
@@ -218,7 +223,8 @@ def _table(table: Table) -> str:
 
 def _row(head: Sequence[str], cells: Sequence[str]) -> str:
     found = (
-        f'<td data-label="{escape(name)}">{escape(cell)}</td>'
+        f'<td data-label="{escape(name)}"{_NUMBER_CLASS if _NUMBER.fullmatch(cell) else ""}>'
+        f"{escape(cell)}</td>"
         for name, cell in zip(head, cells, strict=True)
     )
     return "<tr>" + "".join(found) + "</tr>"

@@ -72,7 +72,7 @@ def confusion(found: Evaluation | None) -> Section:
         text = f"The most frequent mistakes among {size:,} classes."
     if len(listed) < len(shown):
         text += f" The table lists the {len(listed)} classes of {len(shown):,} that did worst."
-    drawing, pictures = mistakes.figure(found.confusion), ()
+    drawing, pictures = mistakes.figure(found.confusion), tuple[Picture, ...]()
     if drawing is not None:
         alt = "Confusion matrix" if matrix else "Pairs of classes that are taken for one another"
         pictures = (Picture("confusion.png", alt, png(drawing)),)
