@@ -34,7 +34,7 @@ LAYERS = (
         "names",
         "version",
     },
-    {"code", "config", "errors.hub", "packing.encodings"},
+    {"code", "config", "confusion", "errors.hub", "packing.encodings"},
     {"packing"},
     {"packing.tensors"},
     {"quantizers.registry"},

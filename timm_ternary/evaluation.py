@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -13,12 +14,21 @@ from timm.data import ImageNetInfo, create_transform, resolve_data_config
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from .confusion import Confusion
 from .data.images import BROKEN, to_mode
 from .errors.foreign import FileError, foreign
 from .errors.printable import printable
 from .files import check_regular
 
-__all__ = ["Accuracy", "Prediction", "accuracy", "check_classes", "label_names", "predict"]
+__all__ = [
+    "Accuracy",
+    "Prediction",
+    "accuracy",
+    "check_classes",
+    "class_names",
+    "label_names",
+    "predict",
+]
 
 
 @dataclass(frozen=True)
@@ -29,12 +39,23 @@ class Accuracy:
         top1, top5: Fractions of the images, 0 to 1 (top5 is 1 for five classes or fewer).
         images: Their number.
         seconds: Wall time of the forward passes and the loading.
+        counts: Images by label and predicted class.
     """
 
     top1: float
     top5: float
     images: int
     seconds: float
+    counts: Mapping[tuple[int, int], int] = field(default_factory=dict, repr=False)
+
+    def confusion(self, names: Sequence[str]) -> Confusion:
+        """The counts with the names of the classes; those beyond `names` are called by number.
+
+        Args:
+            names: By label.
+        """
+        most = max((max(key) for key in self.counts), default=-1) + 1
+        return Confusion((*names, *map(str, range(len(names), most))), self.counts)
 
 
 @dataclass(frozen=True)
@@ -71,7 +92,8 @@ def accuracy(
         ValueError: There is no image, or a label is beyond the model's classes.
     """
     model = model.to(device).eval()
-    hits1 = hits5 = images = 0
+    hits5 = images = 0
+    counts: Counter[tuple[int, int]] = Counter()
     start = time.perf_counter()
     # Trainable layers quantize at every read of their weight: once is enough here.
     with parametrize.cached():
@@ -84,15 +106,20 @@ def accuracy(
                     f"the data have label {int(low if low < 0 else high)}, the model "
                     f"{logits.shape[1]} classes"
                 )
-            best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-            hits1 += int(best[:, 0].sum())
+            best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+            predicted, best = best[:, 0], best == labels[:, None]
+            found = torch.stack([labels, predicted], 1).unique(dim=0, return_counts=True)
+            for (label, guess), count in zip(found[0].tolist(), found[1].tolist(), strict=True):
+                counts[label, guess] += count
             hits5 += int(best.any(1).sum())
             images += len(labels)
             if progress is not None:
                 progress(len(labels))
     if not images:
         raise ValueError("the data set holds no image")
-    return Accuracy(hits1 / images, hits5 / images, images, time.perf_counter() - start)
+    hits1 = sum(count for (label, guess), count in counts.items() if label == guess)
+    seconds = time.perf_counter() - start
+    return Accuracy(hits1 / images, hits5 / images, images, seconds, dict(counts))
 
 
 def check_classes(model: nn.Module, names: Sequence[str]) -> None:
@@ -123,6 +150,12 @@ def _numbers(count: int) -> list[str]:
 def _some(names: list[str]) -> str:
     first = ", ".join(printable(name, 60) for name in names[:5])
     return f"{first}{', ...' if len(names) > 5 else ''} ({len(names)})"
+
+
+def class_names(model: nn.Module, names: Sequence[str]) -> Sequence[str]:
+    """Names of the classes as the data call them; where those are numbers, as the model does."""
+    given = list(map(str, names))
+    return label_names(model) if given == _numbers(len(given)) else given
 
 
 def label_names(model: nn.Module) -> Sequence[str]:

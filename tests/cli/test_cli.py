@@ -100,6 +100,19 @@ def test_evaluate(run: Run, packed: Path) -> None:
     assert status == 0 and "top-1" in out and " 50 " in out
 
 
+def test_evaluate_per_class(run: Run, packed: Path) -> None:
+    words = ("evaluate", packed, "--dataset", "digits", "--max-samples", 50)
+    status, out, _ = run(*words, "--per-class", "--json")
+    result = json.loads(out)
+    assert status == 0 and [c["name"] for c in result["classes"]] == list("0123456789")
+    assert sum(c["images"] for c in result["classes"]) == sum(x[2] for x in result["confusion"])
+    correct = sum(c["correct"] for c in result["classes"])
+    assert correct == 50 * result["top1"] and 0.1 <= result["majority"] <= 1
+    status, out, _ = run(*words, "--per-class")
+    assert status == 0 and "most often taken for" in out and "mistakes" in out
+    assert "classes" not in json.loads(run(*words, "--json")[1])
+
+
 def test_evaluate_takes_the_split_it_is_told(run: Run, packed: Path) -> None:
     status, out, _ = run("evaluate", packed, "--dataset", "digits", "--split", "train", "--json")
     assert status == 0 and json.loads(out)["images"] == 1437

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import shlex
 import sys
 from html import unescape
 from pathlib import Path
@@ -13,13 +11,15 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from recipe_files import recipe
 from safetensors.torch import save_file
 
 import timm_ternary  # noqa: F401  (registers the models)
-from timm_ternary import cli
+from timm_ternary import cli, train
 from timm_ternary.checkpoint.directory import save_packed
 
 MODEL = "resnet8_cifar_tern"
+FIGURES = ("accuracy", "confusion", "kernels", "scale", "training_1", "weights")
 
 
 def _call(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
@@ -69,7 +69,7 @@ def test_mistakes_end_in_one_line(
         ((trained, trained / "config.json"), "name another directory"),
         ((trained, out, "--run", tmp_path), "type --run with the output_dir of a training"),
         (("resnet18", out), "type resnet18_tern"),
-        ((trained,), "Missing argument 'OUTDIR'"),
+        ((MODEL,), f"timm-ternary report {MODEL} OUTDIR"),
     ):
         assert _call(monkeypatch, *words) == 2
         error = capsys.readouterr().err
@@ -77,7 +77,7 @@ def test_mistakes_end_in_one_line(
     assert not out.exists()
 
 
-def test_the_command_that_a_packed_model_is_told(
+def test_the_latent_weights_of_the_last_checkpoint_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
@@ -85,15 +85,46 @@ def test_the_command_that_a_packed_model_is_told(
     model = timm.create_model(MODEL, num_classes=7, in_chans=1, ternary=ternary)
     run = save_packed(model, tmp_path / "DIR")
     (run / "history.json").write_text(json.dumps([{"epoch": 1, "eval_accuracy": 0.5}]))
-    (run / "checkpoint-N").mkdir()
-    save_file(model.state_dict(), run / "checkpoint-N" / "model.safetensors")
-    assert _call(monkeypatch, run, tmp_path / "packed") == 0
-    page = unescape((tmp_path / "packed" / "index.html").read_text())
-    found = re.search(r"type timm-ternary report (.*?)</p>", page)
-    assert found is not None and not (tmp_path / "packed" / "scale.png").exists()
-    monkeypatch.chdir(tmp_path)
-    assert _call(monkeypatch, *shlex.split(found[1])) == 0
-    assert (tmp_path / "OUTDIR" / "scale.png").is_file()
+    (run / "checkpoint-5").mkdir()
+    (run / "checkpoint-5" / "trainer_state.json").write_text("{}")
+    save_file(model.state_dict(), run / "checkpoint-5" / "model.safetensors")
+    assert _call(monkeypatch, run, "--dataset", "digits") == 2  # 7 classes, digits have ten
+    assert _call(monkeypatch, run) == 0
+    page = (run / "report" / "index.html").read_text()
+    assert "From checkpoint-5 of DIR." in page and (run / "report" / "scale.png").is_file()
+    # Of a model that lies elsewhere, by --run.
+    other = save_packed(model, tmp_path / "other")
+    assert _call(monkeypatch, other, tmp_path / "out", "--run", run) == 0
+    assert "From checkpoint-5 of DIR." in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_a_finished_run_leaves_no_section_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train.main(recipe(tmp_path / "float", model="resnet8_cifar"))
+    checkpoint = str(tmp_path / "float" / "out")
+    options = {"checkpoint": checkpoint, "save_strategy": "epoch", "logging_steps": 1}
+    train.main(recipe(tmp_path / "tga", model=MODEL, **options))
+    run = tmp_path / "tga" / "out"
+    assert _call(monkeypatch, run) == 0
+    page = unescape((run / "report" / "index.html").read_text())
+    assert "Left out" not in page and " type " not in page
+    metrics = json.loads((run / "metrics.json").read_text())
+    floats = json.loads((Path(checkpoint) / "metrics.json").read_text())
+    for share in (metrics["reloaded_accuracy"], floats["eval_accuracy"]):
+        assert f"{100 * share:.2f} %" in page
+    assert "digits, split test: 64 images" in page and "trained on 128 (split train)" in page
+    found = {path.name for path in (run / "report").glob("*.png")}
+    assert found == {f"{name}.png" for name in FIGURES}
+
+
+def test_accuracy_on_other_images(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _call(monkeypatch, trained, "--dataset", "digits", "--split", "test") == 0
+    page = (trained / "report" / "index.html").read_text()
+    assert "digits, split test: 360 images of 10 classes" in page
+    assert (trained / "report" / "confusion.png").is_file()
 
 
 @pytest.mark.parametrize("command", ["predict", "export", "evaluate"])

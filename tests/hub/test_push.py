@@ -22,12 +22,13 @@ from samples import image, outputs, trained
 
 import timm_ternary
 from timm_ternary import cli
-from timm_ternary.checkpoint.directory import save_float, save_packed
+from timm_ternary.checkpoint.directory import load_packed, save_float, save_packed
 from timm_ternary.checkpoint.weights_file import WEIGHTS_NAME
 from timm_ternary.hub import push as publishing
 from timm_ternary.hub import verify
 from timm_ternary.hub.card import write_card
 from timm_ternary.hub.push import push_directory, push_to_hub
+from timm_ternary.report import write_report
 
 pytestmark = [pytest.mark.hub, pytest.mark.canary]
 
@@ -135,6 +136,24 @@ class TestPush:
         (packed / "training.json").write_text(json.dumps({"weights_sha256": "0" * 64}))
         push_directory(packed, REPO)
         assert set(hub.repositories[REPO].files()) == MODEL_FILES
+
+    def test_the_report_goes_with_its_weights(self, hub: Hub, packed: Path, run: Run) -> None:
+        figures = {"report/index.html", "report/kernels.png", "report/weights.png"}
+        write_report(load_packed(packed), packed / "report", source=packed)
+        (packed / "report" / "notes.txt").write_text("mine")
+        status, out, _ = run("push", packed, REPO, "--json")
+        assert status == 0 and figures < set(json.loads(out)["files"])
+        held = hub.repositories[REPO].files()
+        assert set(held) == MODEL_FILES | figures
+        assert "](report/weights.png)" in held["README.md"].decode()
+        # Of a model in memory too, with the directory of its run.
+        push_to_hub(load_packed(packed), f"{OWNER}/other", directory=packed)
+        assert set(hub.repositories[f"{OWNER}/other"].files()) == MODEL_FILES | figures
+        # Not with other weights, which the report knows nothing of.
+        save_packed(trained("resnet8_cifar_tern", seed=7), packed)
+        push_directory(packed, f"{OWNER}/third")
+        held = hub.repositories[f"{OWNER}/third"].files()
+        assert set(held) == MODEL_FILES and "](report" not in held["README.md"].decode()
 
     def test_a_card_that_was_made_before_is_made_anew(self, hub: Hub, packed: Path) -> None:
         write_card(packed, license="mit")

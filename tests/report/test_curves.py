@@ -27,7 +27,7 @@ def _lines(axis: Any) -> list[tuple[list[float], list[float]]]:
 def test_layers_over_training() -> None:
     figure = curves.layers_over_training(_run("a"), order=["l0", "l1", "l2"])
     threshold, zeros = figure.axes
-    assert (threshold.get_title(), zeros.get_title()) == ("threshold", "zeros")
+    assert (threshold.get_ylabel(), zeros.get_ylabel()) == ("threshold", "zeros")
     assert _lines(threshold) == [([1, 2], [3, 6])]
     assert [y for _, y in _lines(zeros)] == [
         pytest.approx([0.1 * k + 0.01, 0.1 * k + 0.02]) for k in range(3)
@@ -36,6 +36,26 @@ def test_layers_over_training() -> None:
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.texts] == ["l0", "l1", "l2"]
     assert curves.layers_over_training(Run("b", ({"epoch": 1, "zeros": 0.1},), {})) is None
+
+
+@pytest.mark.parametrize("last", [0.75, 1, 5, 30, 400])
+def test_axes_count_whole_epochs_from_the_beginning(last: float) -> None:
+    entries = tuple({"epoch": k * last / 4, "zeros/a": 0.1, "accuracy": 0.5} for k in (3, 4))
+    run = Run("a", entries, {})
+    for figure in (curves.layers_over_training(run), curves.accuracy_curves([run])):
+        figure.canvas.draw()
+        (axis,) = figure.axes
+        left, right = axis.get_xlim()
+        ticks = [tick for tick in axis.get_xticks() if left <= tick <= right]
+        assert left == 0 and last < right < 1.1 * max(last, 1)
+        assert len(ticks) > 1 and all(tick == int(tick) for tick in ticks)
+        assert axis.get_xlabel() == "epoch" and axis.get_ylabel()
+
+
+def test_one_evaluation_is_no_drama() -> None:
+    figure = curves.accuracy_curves([Run("a", ({"epoch": 5, "eval_accuracy": 0.9},), {})])
+    low, high = figure.axes[0].get_ylim()
+    assert high - low >= 0.02 - 1e-9 and low < 0.9 < high
 
 
 def test_a_deep_model_shows_some_of_its_layers() -> None:

@@ -25,6 +25,16 @@ _FRAME = """<!DOCTYPE html><title>waiting</title>
 window.addEventListener("load", () => {{
   const frame = document.getElementById("frame"), inner = frame.contentDocument;
   const root = inner.documentElement, all = (query) => [...inner.querySelectorAll(query)];
+  // The first column after no click, one, two and three clicks on the second column's head.
+  const first = (table) => [...table.tBodies[0].rows].map((row) => row.cells[0].textContent);
+  const sorted = (table) => {{
+    const orders = [first(table)], button = table.querySelector("th:nth-child(2) button");
+    for (let k = 0; button && k < 3; k++) {{
+      button.click();
+      orders.push(first(table));
+    }}
+    return orders;
+  }};
   document.getElementById("found").textContent = JSON.stringify({{
     width: frame.contentWindow.innerWidth,
     scroll_width: root.scrollWidth,
@@ -33,8 +43,12 @@ window.addEventListener("load", () => {{
       complete: e.complete, natural: e.naturalWidth, shown: e.clientWidth, alt: e.alt,
       local: e.src.startsWith("data:"),
     }})),
-    table: all("table").map((e) => [e.parentElement.clientWidth, e.parentElement.scrollWidth]),
-    outside: all("script, link, iframe, [src^=http], [href]").length,
+    tables: all("table").map((e) => {{
+      const cut = [...e.querySelectorAll("td")].filter((c) => c.scrollWidth > c.clientWidth + 1);
+      const box = e.getBoundingClientRect();
+      return {{left: box.left, right: box.right, cut: cut.length, sorted: sorted(e)}};
+    }}),
+    outside: all("script[src], link, iframe, [src^=http], [href]").length,
   }});
 }});
 </script>

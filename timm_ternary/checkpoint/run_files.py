@@ -20,6 +20,8 @@ __all__ = [
     "FIGURE_NAME",
     "HISTORY_NAME",
     "METRICS_NAME",
+    "PAGE_NAME",
+    "REPORT_NAME",
     "STATE_NAME",
     "TRAINING_NAME",
     "BaseFacts",
@@ -29,10 +31,15 @@ __all__ = [
     "newest_checkpoint",
     "read_metrics",
     "read_training",
+    "report_files",
+    "weights_mark",
 ]
 
 TRAINING_NAME, METRICS_NAME, HISTORY_NAME = "training.json", "metrics.json", "history.json"
 FIGURE_NAME = "weights.png"
+REPORT_NAME, PAGE_NAME = "report", "index.html"
+"""Of the report of a directory: the folder in it, and the page there with its figures beside it."""
+_MARK = '<meta name="timm_ternary:weights" content="{}">\n'
 
 _T = TypeVar("_T")
 
@@ -157,6 +164,26 @@ def read_metrics(directory: Path) -> dict[str, Any] | None:
     """
     path = directory / METRICS_NAME
     return read_json(path) if path.is_file() else None
+
+
+def weights_mark(digest: str | None) -> str:
+    """What the head of a report says of the weights that it is of; nothing where that is None.
+
+    Args:
+        digest: sha256 of their model.safetensors.
+    """
+    return "" if digest is None else _MARK.format(digest)
+
+
+def report_files(directory: Path, digest: str) -> list[Path]:
+    """The report of a directory: its page and figures, if it is of the weights with this digest."""
+    page = directory / REPORT_NAME / PAGE_NAME
+    if not page.is_file():
+        return []
+    with page.open(encoding="utf-8", errors="replace") as file:
+        if weights_mark(digest) not in file.read(4096):
+            return []
+    return [page, *sorted(path for path in page.parent.glob("*.png") if path.is_file())]
 
 
 def newest_checkpoint(directory: str | Path) -> Path | None:

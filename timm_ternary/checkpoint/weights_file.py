@@ -115,9 +115,12 @@ class WeightsFile:
     _opened: Any = field(repr=False)
 
     @classmethod
-    def of(cls, path: Path, tensors: Mapping[str, Tensor]) -> WeightsFile:
-        """A file of another kind, without metadata, whose tensors somebody has read."""
-        file = cls(path, {name: tuple(t.shape) for name, t in tensors.items()}, {}, None)
+    def of(
+        cls, path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    ) -> WeightsFile:
+        """A file whose tensors somebody has read: of another kind, or not written yet."""
+        shapes = {name: tuple(t.shape) for name, t in tensors.items()}
+        file = cls(path, shapes, metadata or {}, None)
         vars(file)["tensors"] = tensors  # where cached_property keeps them
         return file
 

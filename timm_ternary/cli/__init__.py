@@ -9,7 +9,15 @@ from typing import Any, NoReturn
 import typer
 
 from ..errors.wording import flat
-from . import card, export, models, report, sharing, training  # noqa: F401  (they add commands)
+from . import (  # noqa: F401  (they add commands)
+    card,
+    evaluate,
+    export,
+    models,
+    report,
+    sharing,
+    training,
+)
 from .common import app
 
 __all__ = ["app", "main"]

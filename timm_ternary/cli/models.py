@@ -1,15 +1,13 @@
-"""What is done with one model: evaluate, predict, inspect, pack; and the list of all."""
+"""What is done with one model: predict, inspect, pack; and the list of all."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sized
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.progress import Progress
 
 from ..errors.printable import LINE, printable
 from . import tables
@@ -21,79 +19,13 @@ from .common import (
     Model,
     Ternary,
     app,
-    err,
     load,
     load_ternary,
     out,
     print_json,
 )
 
-__all__ = ["evaluate", "inspect", "list_", "pack", "predict"]
-
-
-@app.command()
-def evaluate(
-    model: Model,
-    dataset: Annotated[
-        str, typer.Option(help="digits, a directory, a .parquet file or a Hub name.")
-    ],
-    split: Annotated[str | None, typer.Option(help="Split (default: test or validation).")] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 256,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    max_samples: Annotated[int | None, typer.Option(min=1)] = None,
-    device: Annotated[
-        str | None, typer.Option(help="E.g. cuda (default: where there is one).")
-    ] = None,
-    checkpoint: Checkpoint = None,
-    num_classes: Classes = None,
-    in_chans: Channels = None,
-    ternary: Ternary = None,
-    as_json: Json = False,
-) -> None:
-    """Measure the accuracy of a model on a data set."""
-    import torch
-    from torch.utils.data import DataLoader
-
-    from ..data.arguments import DataArguments
-    from ..data.load import load_data
-    from ..data.sources.base import HELD_OUT
-    from ..evaluation import accuracy, check_classes
-
-    network = load(model, checkpoint, num_classes, in_chans, ternary, weights=True)
-    config: Any = network.pretrained_cfg
-    splits: dict[str, Any] = {}
-    if split is not None:
-        splits = {"eval_split": split}
-        if split != HELD_OUT:
-            splits["train_split"] = split
-    data = load_data(
-        DataArguments(
-            dataset=dataset,
-            image_column=image_column,
-            label_column=label_column,
-            max_train_samples=1,
-            max_eval_samples=max_samples,
-            **splits,
-        ),
-        model_cfg=config,
-        trained=True,
-        in_chans=config["input_size"][0],
-    )
-    check_classes(network, data.label_names)
-    loader = DataLoader(data.eval, batch_size, collate_fn=data.data_collator)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
-        total = len(data.eval) if isinstance(data.eval, Sized) else None
-        task = progress.add_task("images", total=total)
-        result = accuracy(
-            network, loader, device=device, progress=lambda n: progress.advance(task, n)
-        )
-    values = {"model": model, "dataset": dataset, **asdict(result)}
-    if as_json:
-        print_json(values)
-        return
-    out.print(tables.evaluation(values))
+__all__ = ["inspect", "list_", "pack", "predict"]
 
 
 @app.command()

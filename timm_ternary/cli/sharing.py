@@ -35,13 +35,15 @@ def push(
 
     options = PushOptions(private=private or None, create_pr=create_pr, revision=revision)
     opened = open_published(directory)
-    files = [path.name for path in published_files(opened)]
+    files = [path.relative_to(opened.path).as_posix() for path in published_files(opened)]
     url = push_directory(opened, repository, options)
     if as_json:
         print_json({"url": url, "files": files})
         return
     out.print(url, highlight=False, soft_wrap=True)
-    left = sorted({path.name for path in directory.iterdir()} - set(files))
+    left = sorted(
+        {path.name for path in directory.iterdir()} - {file.partition("/")[0] for file in files}
+    )
     if left:
         out.print(
             f"not uploaded: {', '.join(map(printable, left))}", highlight=False, soft_wrap=True

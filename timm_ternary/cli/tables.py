@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group
@@ -12,7 +12,15 @@ from rich.text import Text
 
 from ..errors.printable import LINE, printable
 
-__all__ = ["evaluation", "layers", "methods", "prediction", "quickstart"]
+__all__ = [
+    "classes",
+    "evaluation",
+    "layers",
+    "methods",
+    "mistakes",
+    "prediction",
+    "quickstart",
+]
 
 _Values = Mapping[str, Any]
 
@@ -37,6 +45,27 @@ def evaluation(result: _Values) -> Table:
     table.add_row(
         printable(result["model"]), *shares, f"{result['images']:,}", f"{result['seconds']:.1f}"
     )
+    return table
+
+
+def classes(rows: Sequence[_Values]) -> Table:
+    """How every class did."""
+    table = _table("class", "images", "correct", "accuracy", "most often taken for")
+    for row in rows:
+        share = "" if row["accuracy"] is None else f"{100 * row['accuracy']:.2f} %"
+        counts = (f"{row[key]:,}" for key in ("images", "correct"))
+        table.add_row(row["name"], *counts, share, row["mistaken_for"] or "")
+    table.columns[4].justify = "left"
+    return table
+
+
+def mistakes(pairs: Sequence[_Values]) -> Table:
+    """The most frequent mistakes."""
+    table = _table("mistakes", "taken for", "images", "of this class")
+    for pair in pairs:
+        share = f"{100 * pair['share']:.1f} %"
+        table.add_row(pair["name"], pair["predicted_name"], f"{pair['images']:,}", share)
+    table.columns[1].justify = "left"
     return table
 
 

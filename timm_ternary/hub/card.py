@@ -15,7 +15,7 @@ from jinja2 import Environment, StrictUndefined
 
 from .. import quantizers
 from ..checkpoint.directory import StoredDirectory, open_directory
-from ..checkpoint.run_files import FIGURE_NAME, TRAINING_NAME
+from ..checkpoint.run_files import TRAINING_NAME
 from ..files import atomic_write, bundled
 from .card_facts import CardFacts, card_facts, printable
 
@@ -47,7 +47,7 @@ def card_text(
     """The model card of a packed directory: Markdown, with the metadata as YAML before it.
 
     It states what the files in the directory say (model.safetensors, config.json, training.json,
-    metrics.json, weights.png) and no more; its last section says what is left out, and why.
+    metrics.json, weights.png, report/) and no more; its last section says what is left out, why.
 
     Args:
         directory: As a run or `save_packed` writes it, or one that is open already.
@@ -92,7 +92,7 @@ def card_text(
         ],
         "all_weights": f"{facts.weights:,}",
         "all_zeros": f"{facts.zeros:.1%}",
-        "figure": FIGURE_NAME if facts.figure else None,
+        "figures": facts.figures,
         "training": _training(facts) if facts.training else [],
         "arguments": [(k, _text(v)) for k, v in facts.run.arguments.items()],
         "license": license,

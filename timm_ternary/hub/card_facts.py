@@ -14,10 +14,12 @@ from ..checkpoint.directory import StoredDirectory, open_directory
 from ..checkpoint.run_files import (
     FIGURE_NAME,
     METRICS_NAME,
+    REPORT_NAME,
     TRAINING_NAME,
     TrainingFacts,
     read_metrics,
     read_training,
+    report_files,
 )
 from ..checkpoint.weights_file import WEIGHTS_NAME, StoredWeights, file_bytes, packed_tensors
 from ..config import TernaryConfig
@@ -32,6 +34,12 @@ _WORDS = {
     "float_accuracy": "float accuracy",
     "seconds": "training time",
     "evaluation": "evaluation command",
+}
+# Figures of a report that a card shows, and what they show.
+_SHOWN = {
+    "accuracy.png": "Accuracy over training",
+    "confusion.png": "Which classes are taken for which",
+    FIGURE_NAME: "Weights, thresholds and ternary values of each layer",
 }
 
 
@@ -67,7 +75,7 @@ class CardFacts:
         sizes: Bytes of the weights file in ``float`` and in each encoding.
         training: What training.json says of these weights; None where it says nothing of them.
         accuracies: Top-1, 0 to 1, of ``float``, ``ternary`` and ``reloaded``; those measured.
-        figure: Whether weights.png is there.
+        figures: Those in the directory that are of these weights: what they show, and their places.
         missing: Name of what is not stated, and why.
     """
 
@@ -81,7 +89,7 @@ class CardFacts:
     sizes: dict[str, int]
     training: TrainingFacts | None = None
     accuracies: dict[str, float] = field(default_factory=dict)
-    figure: bool = False
+    figures: tuple[tuple[str, str], ...] = ()
     missing: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -128,12 +136,15 @@ def card_facts(directory: str | Path | StoredDirectory) -> CardFacts:
             for name, code in stored.codes.items()
         ),
         sizes={},
-        figure=_is_newer(opened.path / FIGURE_NAME, path),
+        figures=_figures(opened),
     )
     facts.sizes = file_sizes(stored, facts.missing) | {stored.encoding: path.stat().st_size}
     _measured(opened, facts)
-    if not facts.figure:
-        facts.missing["figure"] = f"no {FIGURE_NAME} that is newer than {WEIGHTS_NAME}"
+    if not facts.figures:
+        facts.missing["figure"] = (
+            f"no {FIGURE_NAME} that is newer than {WEIGHTS_NAME}, and no report; type: "
+            "timm-ternary report DIR"
+        )
     return facts
 
 
@@ -142,6 +153,15 @@ def _label_names(names: Iterable[str]) -> tuple[str, ...]:
     found = tuple(map(printable, names))
     made_up = all(name == f"LABEL_{index}" for index, name in enumerate(found))
     return () if made_up else found
+
+
+def _figures(opened: StoredDirectory) -> tuple[tuple[str, str], ...]:
+    """Those of its report that a reader of the card wants, else the histograms of the weights."""
+    report = {path.name for path in report_files(opened.path, opened.sha256)}
+    found = tuple((alt, f"{REPORT_NAME}/{name}") for name, alt in _SHOWN.items() if name in report)
+    if not found and _is_newer(opened.path / FIGURE_NAME, opened.file.path):
+        return ((_SHOWN[FIGURE_NAME], FIGURE_NAME),)
+    return found
 
 
 def _is_newer(figure: Path, weights: Path) -> bool:

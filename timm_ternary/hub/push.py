@@ -14,7 +14,15 @@ from torch import nn
 
 from ..checkpoint.config_json import CONFIG_NAME
 from ..checkpoint.directory import StoredDirectory, open_directory, save_float, save_packed
-from ..checkpoint.run_files import HISTORY_NAME, METRICS_NAME, TRAINING_NAME, read_training
+from ..checkpoint.evaluation_file import EVALUATION_NAME
+from ..checkpoint.run_files import (
+    HISTORY_NAME,
+    METRICS_NAME,
+    PAGE_NAME,
+    TRAINING_NAME,
+    read_training,
+    report_files,
+)
 from ..checkpoint.weights_file import WEIGHTS_NAME
 from ..errors.hub import one_line
 from ..nn.convert import config_of
@@ -32,7 +40,10 @@ __all__ = [
     "push_to_hub",
 ]
 
-_BESIDE = (CARD_NAME, METRICS_NAME, TRAINING_NAME, HISTORY_NAME, "index.html", "*.png")
+_BESIDE = (
+    *(CARD_NAME, METRICS_NAME, TRAINING_NAME, HISTORY_NAME, EVALUATION_NAME),
+    *(PAGE_NAME, "*.png"),
+)
 _MESSAGE = "Upload model with timm_ternary"
 
 
@@ -101,7 +112,9 @@ def push_to_hub(
         check_same(model, opened)
         if directory is not None:
             for path in _beside(Path(directory), opened):
-                shutil.copy(path, scratch)
+                place = Path(scratch) / path.relative_to(directory)
+                place.parent.mkdir(exist_ok=True)
+                shutil.copy(path, place)
         return push_directory(opened, repo_id, options)
 
 
@@ -136,7 +149,10 @@ def push_directory(
     options = replace(options or PushOptions(), **changes)
     opened = open_published(directory)
     check_loads(opened)
-    additions = [CommitOperationAdd(path.name, path) for path in published_files(opened)]
+    files = published_files(opened)
+    additions = [
+        CommitOperationAdd(path.relative_to(opened.path).as_posix(), path) for path in files
+    ]
     card = opened.path / CARD_NAME
     if not card.is_file() or is_generated(card):
         # Anew: an earlier one may speak of other weights, or of another place to load them from.
@@ -176,7 +192,10 @@ def open_published(directory: str | Path | StoredDirectory) -> StoredDirectory:
 
 
 def published_files(opened: StoredDirectory) -> list[Path]:
-    """The files of a directory that are uploaded: never pickles, checkpoints, optimizer states."""
+    """The files of a directory that are uploaded: never pickles, checkpoints, optimizer states.
+
+    A report in it is among them if it is of these very weights.
+    """
     return [opened.file.path, opened.config.path, *_beside(opened.path, opened)]
 
 
@@ -201,7 +220,7 @@ def create_repository(
 
 
 def _beside(directory: Path, opened: StoredDirectory) -> list[Path]:
-    """Card, metrics and figures of a directory; the card alone where a run made other weights."""
+    """Card, metrics and figures of a directory; those of other weights stay where they are."""
     found = (path for pattern in _BESIDE for path in sorted(directory.glob(pattern)))
     files = [path for path in found if path.is_file()]
     try:
@@ -210,7 +229,8 @@ def _beside(directory: Path, opened: StoredDirectory) -> list[Path]:
         same = False
     else:
         same = run is None or run.weights_sha256 == opened.sha256
-    return files if same else [path for path in files if path.name == CARD_NAME]
+    kept = files if same else [path for path in files if path.name == CARD_NAME]
+    return [*kept, *report_files(directory, opened.sha256)]
 
 
 def _api(options: PushOptions) -> HfApi:

@@ -7,13 +7,14 @@ from typing import Any
 
 from matplotlib.lines import Line2D
 
-from .drawing import COLOURS, evenly, grid
+from .drawing import COLOURS, epochs, evenly, grid
 from .runs import Run, layer_series, outcome, series
 
 __all__ = ["MOST_LAYERS", "accuracy_against_zeros", "accuracy_curves", "layers_over_training"]
 
 MOST_LAYERS = 8
 """Lines of one panel; of deeper models, layers at even distances are shown."""
+_LEAST_SPAN = 0.02  # of an axis of accuracies
 
 
 def layers_over_training(run: Run, order: Sequence[str] = ()) -> Any:
@@ -38,8 +39,8 @@ def layers_over_training(run: Run, order: Sequence[str] = ()) -> Any:
         for name, colour in colours.items():
             if name in lines:
                 _line(axis, lines[name], color=colour)
-        axis.set_title(quantity, fontsize=9)
-    axes[-1].set_xlabel("epoch", fontsize=8)
+        axis.set_ylabel(quantity, fontsize=8)
+        epochs(axis)
     _legend(drawing, colours)
     return drawing
 
@@ -60,9 +61,13 @@ def accuracy_curves(runs: Sequence[Run]) -> Any:
             _line(axis, evaluated, color=colours[run.name])
     if not colours:
         return None
-    axis.set_xlabel("epoch", fontsize=8)
+    epochs(axis)
     axis.set_ylabel("accuracy in %", fontsize=8)
     axis.yaxis.set_major_formatter(_percent)
+    low, high = axis.get_ylim()
+    if high - low < _LEAST_SPAN:  # a flat line or one point, which is no drama
+        middle = (low + high) / 2
+        axis.set_ylim(middle - _LEAST_SPAN / 2, middle + _LEAST_SPAN / 2)
     _legend(drawing, colours)
     return drawing
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-__all__ = ["COLOURS", "evenly", "grid", "png"]
+__all__ = ["COLOURS", "epochs", "evenly", "grid", "png"]
 
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown",
            "tab:pink", "tab:olive", "tab:cyan", "black")  # fmt: skip
@@ -44,6 +45,13 @@ def evenly(names: Sequence[str], most: int) -> list[str]:
     """At most `most` of `names` at even distances, the first and the last among them."""
     count = min(len(names), most)
     return [names[k] for k in np.linspace(0, len(names) - 1, count).round().astype(int)]
+
+
+def epochs(axis: Any) -> None:
+    """An axis of whole epochs, from the beginning of training."""
+    axis.set_xlim(0, 1.03 * max(1.0, axis.dataLim.x1))  # the last point stays whole
+    axis.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+    axis.set_xlabel("epoch", fontsize=8)
 
 
 def png(figure: Any) -> bytes:

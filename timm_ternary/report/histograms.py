@@ -154,6 +154,9 @@ def figure(model: nn.Module) -> Any:
         else:
             _draw_distribution(axis, distribution(name, layers[name]))
         axis.set_yticks([])
+    packed = isinstance(layers[chosen[0]], PackedWeight)
+    drawing.supxlabel("value" if packed else "latent weight", fontsize=8)
+    drawing.supylabel("share of the weights" if packed else "number of weights", fontsize=8)
     return drawing
 
 

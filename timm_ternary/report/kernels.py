@@ -72,4 +72,6 @@ def figure(found: dict[str, Tensor]) -> Any:
         shape = "x".join(map(str, found[name].shape))
         axis.set_title(f"{name}\n{shape}", fontsize=8)
         axis.set_axis_off()
+    drawing.supxlabel("input channels", fontsize=8)
+    drawing.supylabel("output channels", fontsize=8)
     return drawing

@@ -14,10 +14,21 @@ from ..checkpoint.run_files import (
     METRICS_NAME,
     STATE_NAME,
     newest_checkpoint,
+    read_training,
 )
+from ..checkpoint.weights_file import WEIGHTS_NAME
 from ..errors.numbers import is_number
 
-__all__ = ["Run", "Series", "find_log", "layer_series", "outcome", "read_runs", "series"]
+__all__ = [
+    "Run",
+    "Series",
+    "final",
+    "find_log",
+    "layer_series",
+    "outcome",
+    "read_runs",
+    "series",
+]
 
 Series = tuple[list[float], list[float]]
 """Epochs and values."""
@@ -31,11 +42,19 @@ class Run:
         name: Its directory's name; the whole path where several runs have one name.
         entries: The log, in order.
         metrics: Final ones; empty where there is no metrics.json.
+        method: Name of its method, ``float`` for none; None where training.json does not say.
+        bytes: Of its model.safetensors, or None.
     """
 
     name: str
     entries: tuple[dict[str, Any], ...]
     metrics: dict[str, Any]
+    method: str | None = None
+    bytes: int | None = None
+
+    def number(self, *keys: str) -> float | None:
+        """The first of the final metrics `keys` that is a finite number."""
+        return next((v for key in keys if (v := _number(self.metrics.get(key))) is not None), None)
 
 
 def find_log(directory: str | Path) -> Path | None:
@@ -64,12 +83,17 @@ def read_runs(directories: Sequence[str | Path]) -> list[Run]:
                 f"run {str(path)!r}: no directory with {HISTORY_NAME} or "
                 f"{CHECKPOINT_PREFIX}*/{STATE_NAME}; type --run with the output_dir of a training"
             )
-        metrics = path / METRICS_NAME
+        metrics, weights = path / METRICS_NAME, path / WEIGHTS_NAME
+        training = read_training(path)
+        ternary = training and training.ternary
+        method = None if training is None else str((ternary or {}).get("method", "float"))
         runs.append(
             Run(
                 name=name if names.count(name) == 1 else str(path),
                 entries=_entries(log),
                 metrics=_read(metrics, dict) if metrics.is_file() else {},
+                method=method,
+                bytes=weights.stat().st_size if weights.is_file() else None,
             )
         )
     return runs
@@ -100,14 +124,14 @@ def layer_series(run: Run) -> dict[str, dict[str, Series]]:
 
 def outcome(run: Run) -> tuple[float, float] | None:
     """Fraction of zeros and accuracy, 0 to 1, at the end; None where either is not known."""
-    found = []
-    for key in ("zeros", "eval_accuracy"):
-        value = _number(run.metrics.get(key))
-        logged = series(run, key)[1]
-        if value is None and not logged:
-            return None
-        found.append(logged[-1] if value is None else value)
-    return found[0], found[1]
+    zeros, accuracy = final(run, "zeros"), final(run, "eval_accuracy")
+    return None if zeros is None or accuracy is None else (zeros, accuracy)
+
+
+def final(run: Run, key: str) -> float | None:
+    """A number at the end of a run: of its final metrics, else the last of its log."""
+    value, logged = run.number(key), series(run, key)[1]
+    return value if value is not None or not logged else logged[-1]
 
 
 def _number(value: Any) -> float | None:

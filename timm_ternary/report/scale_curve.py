@@ -42,4 +42,6 @@ def figure(found: dict[str, ScaleCurve]) -> Any:
         for present in curve.present.tolist():
             axis.axvline(present, color="black", linestyle="--", linewidth=0.8)
         axis.set_title(f"{name}\nmean {curve.mean:.2g}, std {curve.std:.2g}", fontsize=8)
+    drawing.supxlabel("threshold δ", fontsize=8)
+    drawing.supylabel("S (blue), dS/dδ (orange)", fontsize=8)
     return drawing

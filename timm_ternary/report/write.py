@@ -10,17 +10,21 @@ from pathlib import Path
 
 from torch import nn
 
-from ..files import atomic_write
+from ..checkpoint.evaluation_file import Evaluation, read_evaluation
+from ..checkpoint.run_files import PAGE_NAME, read_training, weights_mark
+from ..checkpoint.weights_file import WEIGHTS_NAME
+from ..files import atomic_write, sha256
 from ..nn.convert import checked_code, ternary_layers
 from ..nn.summary import ModelSummary, summarize
-from . import sections
+from . import head, sections
+from .latent import find_latent
 from .page import page
-from .runs import read_runs
+from .runs import Run, read_runs
+from .sizes import file_sizes
 
 __all__ = ["PAGE_NAME", "write_report"]
 
-PAGE_NAME = "index.html"
-_OWN = re.compile(r"(weights|scale|training_\d+|accuracy|accuracy_zeros|kernels)\.png")
+_OWN = re.compile(r"(weights|scale|training_\d+|accuracy|accuracy_zeros|confusion|kernels)\.png")
 
 
 def write_report(
@@ -29,14 +33,20 @@ def write_report(
     *,
     title: str = "Ternary model",
     runs: Sequence[str | Path] = (),
+    source: str | Path | None = None,
+    evaluation: Evaluation | None = None,
 ) -> list[Path]:
     """Write index.html, which holds everything, and each of its figures as a PNG beside it.
 
     Args:
-        model: A ternary model, trainable or packed.
+        model: A ternary model, trainable or packed. Of a packed one, latent weights and thresholds
+            are those of the last checkpoint of its training, if `runs` has it.
         directory: Where to write, made if need be; files of the same names are replaced.
         title: Of the page.
         runs: Output directories of trainings, with history.json or ``checkpoint-*/``.
+        source: The packed directory that `model` was loaded from; what a run wrote there of its
+            data, accuracy and time is stated.
+        evaluation: How the model does on a data set, instead of what `source` says.
 
     Returns:
         The files, the page first.
@@ -51,16 +61,29 @@ def write_report(
         checked_code(name, layer)
     logs = read_runs(runs)
     _make(directory)
-    found = [
-        sections.layers(model, summary),
-        sections.weights(model, summary),
-        sections.scales(model, summary),
+    known, digest = _known(model, summary, logs, runs, source, evaluation)
+    paths = [Path(run) for run in runs]
+    latent = find_latent(model, paths) if summary.packed else None
+    found = (
+        sections.accuracy(logs),
+        sections.confusion(known.evaluation),
+        sections.weights(model, summary, latent),
+        sections.scales(model, latent),
         sections.training(logs, summary),
-        *sections.accuracy(logs),
+        sections.accuracy_against_zeros(logs),
         sections.codes(model),
-    ]
-    files = {p.name: p.data for section in found for p in section.pictures}
-    text = page(title, _lead(summary), found)
+        sections.layers(model, summary, known.sizes, latent),
+    )
+    shown = [section for section in found if section is not None]
+    files = {p.name: p.data for section in shown for p in section.pictures}
+    text = page(
+        title,
+        head.lead(known),
+        shown,
+        facts=head.facts(known),
+        compared=head.compared(known),
+        head=weights_mark(digest),
+    )
     if (directory / PAGE_NAME).is_file():
         for old in directory.glob("*.png"):
             if old.name not in files and _OWN.fullmatch(old.name):
@@ -72,14 +95,33 @@ def write_report(
     return written[::-1]
 
 
-def _lead(summary: ModelSummary) -> str:
-    form = "packed" if summary.packed else "trainable"
-    return (
-        f"{summary.method}, {form}: {len(summary.layers)} ternary layers with "
-        f"{summary.ternary_weights:,} weights, {summary.zeros:.1%} of them zero; "
-        f"{summary.packed_bytes:,} bytes packed, {summary.float_bytes:,} in float "
-        f"({summary.float_bytes / summary.packed_bytes:.1f}x)."
-    )
+def _known(
+    model: nn.Module,
+    summary: ModelSummary,
+    logs: Sequence[Run],
+    runs: Sequence[str | Path],
+    source: str | Path | None,
+    evaluation: Evaluation | None,
+) -> tuple[head.Known, str | None]:
+    """What the files say of the model, as far as they are of these weights; and their digest."""
+    weights = None if source is None else Path(source) / WEIGHTS_NAME
+    if weights is None or not weights.is_file():
+        sizes = file_sizes(model, summary)
+        return head.Known(summary, sizes, evaluation=evaluation, runs=tuple(logs)), None
+    digest, place = sha256(weights), weights.parent
+    training, own = read_training(place), None
+    if training is not None and training.weights_sha256 != digest:
+        training = None  # of another file, which this one has replaced
+    if evaluation is None:
+        evaluation = read_evaluation(place)
+        if evaluation is not None and evaluation.weights_sha256 != digest:
+            evaluation = None
+    # read_runs takes each directory once, in order.
+    order = list(dict.fromkeys(Path(run).resolve() for run in runs))
+    if place.resolve() in order:
+        own = logs[order.index(place.resolve())].name
+    sizes = file_sizes(model, summary, weights)
+    return head.Known(summary, sizes, training, evaluation, tuple(logs), own), digest
 
 
 def _make(directory: Path) -> None:

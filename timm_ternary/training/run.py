@@ -15,11 +15,17 @@ from transformers import set_seed
 
 from .. import models  # noqa: F401  (registers them with timm)
 from ..checkpoint.directory import load_packed, save_float, save_packed
-from ..checkpoint.run_files import HISTORY_NAME, METRICS_NAME, TRAINING_NAME
+from ..checkpoint.evaluation_file import Evaluation, write_evaluation
+from ..checkpoint.run_files import (
+    HISTORY_NAME,
+    METRICS_NAME,
+    TRAINING_NAME,
+    TrainingFacts,
+)
 from ..checkpoint.weights_file import WEIGHTS_NAME, is_packed_file
 from ..data.arguments import DataArguments
 from ..data.load import Data, check_spread, load_data
-from ..evaluation import accuracy
+from ..evaluation import accuracy, class_names
 from ..files import write_json
 from ..hub.push import PushOptions, push_directory
 from ..nn.convert import config_of, quantizers_of
@@ -63,7 +69,8 @@ def fit(
     The directory then holds model.safetensors and config.json (``timm.create_model(
     "local-dir:DIR", pretrained=True)`` loads it; a ternary model is packed), metrics.json with the
     accuracy of the model and of what is loaded back from the directory, training.json (see
-    training/run_facts.py) and history.json, the Trainer's log.
+    training/run_facts.py), history.json, the Trainer's log, and evaluation.json, which classes that
+    file takes for which.
 
     Raises:
         ValueError: The model, the data or a field do not fit together.
@@ -110,7 +117,7 @@ def fit(
         )
         write_json(Path(args.output_dir) / TRAINING_NAME, facts.to_dict())
         write_json(Path(args.output_dir) / HISTORY_NAME, trainer.state.log_history)
-        metrics = _with_reloaded_accuracy(metrics, data, args)
+        metrics = _with_reloaded_accuracy(metrics, data, args, facts)
         if args.push_to_hub:
             _publish(args, str(trainer.hub_model_id))
     trainer.accelerator.wait_for_everyone()
@@ -127,9 +134,12 @@ def save_model(model: nn.Module, directory: str | Path) -> None:
 
 
 def _with_reloaded_accuracy(
-    metrics: dict[str, Any], data: Data, args: TernaryTrainingArguments
+    metrics: dict[str, Any], data: Data, args: TernaryTrainingArguments, facts: TrainingFacts
 ) -> dict[str, Any]:
-    """`metrics` and the top-1 accuracy of what `save_model` wrote, 0 to 1; both in the file."""
+    """`metrics` and the top-1 accuracy of what `save_model` wrote, 0 to 1; both in the file.
+
+    Which classes it took for which goes to evaluation.json.
+    """
     directory = Path(args.output_dir)
     if is_packed_file(directory / WEIGHTS_NAME):
         model = load_packed(directory)
@@ -141,8 +151,17 @@ def _with_reloaded_accuracy(
         collate_fn=data.data_collator,
         num_workers=args.dataloader_num_workers,
     )
-    metrics = {**metrics, "reloaded_accuracy": accuracy(model, loader, device=args.device).top1}
+    found = accuracy(model, loader, device=args.device)
+    metrics = {**metrics, "reloaded_accuracy": found.top1}
     write_json(directory / METRICS_NAME, metrics)
+    evaluation = Evaluation(
+        top1=found.top1,
+        confusion=found.confusion(class_names(model, data.label_names)),
+        dataset=facts.dataset.name,
+        split=facts.dataset.eval_split,
+        weights_sha256=facts.weights_sha256,
+    )
+    write_evaluation(directory, evaluation)
     return metrics
 
 
