@@ -94,3 +94,58 @@ def test_one_process_has_nothing_to_reduce() -> None:
     before = {name: value.clone() for name, value in model.named_buffers()}
     reduce_statistics(model)
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+
+
+class TestReestimated:
+    """--bn_reestimate: what is evaluated and saved are statistics of the weights as they are."""
+
+    def _run(self, path: Path, **options: Any) -> Any:
+        run = trainer(
+            path,
+            small_net(dropout=0.0),
+            max_steps=STEPS,
+            eval_strategy="steps",
+            eval_steps=STEPS,
+            save_strategy="steps",
+            save_steps=STEPS,
+            learning_rate=0.05,
+            **options,
+        )
+        run.eval_dataset = Images(IMAGES, seed=2)
+        return run
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_they_are_the_mean_over_the_batches(self, kind: str, tmp_path: Path) -> None:
+        run = self._run(tmp_path, bn_reestimate=1000, **KINDS[kind])  # all there are
+        run.train()
+        model, means, after = run.model, [], run.evaluate()
+        found = model.first_norm.running_mean.clone()
+        hook = model.first_norm.register_forward_pre_hook(
+            lambda _, given: means.append(given[0].mean((0, 2, 3)))
+        )
+        model.train()
+        with torch.no_grad():
+            for batch in run.get_train_dataloader():
+                model(batch["pixel_values"])
+                assert len(batch["pixel_values"]) == run.args.train_batch_size
+        hook.remove()
+        torch.testing.assert_close(found, torch.stack(means).mean(0))
+        name = EMA_NAME if kind == "averaged" else "model.safetensors"
+        stored = load_file(tmp_path / f"checkpoint-{STEPS}" / name)
+        torch.testing.assert_close(stored["first_norm.running_mean"], found)
+        logged = [entry for entry in run.state.log_history if "eval_loss" in entry][-1]
+        assert logged["eval_loss"] == pytest.approx(after["eval_loss"], rel=1e-5)
+
+    def test_training_is_the_same(self, tmp_path: Path) -> None:
+        """No random number and no weight changes: only statistics, which training never reads."""
+        plain = self._run(tmp_path / "a")
+        other = self._run(tmp_path / "b", bn_reestimate=2)
+        plain.train()
+        other.train()
+        own, found = plain.model.state_dict(), other.model.state_dict()
+        differing = {name for name, t in own.items() if not torch.equal(t, found[name])}
+        assert differing and all("running" in n or "tracked" in n for n in differing)
+
+    def test_not_a_number_of_batches(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="bn_reestimate must be a whole number"):
+            self._run(tmp_path, bn_reestimate=0)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from typing import Any
 
 import torch
@@ -35,7 +37,7 @@ from .optim import create_timm_optimizer, decay_names, multi_step_schedule
 from .resume.checks import best_is_whole, checkpoint_directory, resumable, same_optimizer
 from .resume.facts import batch_facts, facts_of
 from .resume.record import begin, write_record
-from .statistics import reduce_statistics
+from .statistics import reduce_statistics, reestimate_statistics
 from .threshold_pass.functional import quantizer_parameters
 
 __all__ = ["ImageTrainer"]
@@ -131,6 +133,7 @@ class ImageTrainer(Trainer):
         self.given_schedule = _given(self.lr_scheduler)
         self._facts: dict[str, Any] = {}
         self._accuracy = metrics.Accuracy()
+        self._estimated_at = 0  # the step at which the statistics were measured last
         self.health = HealthCheck()
         self._accompany()
         self._teacher = self._ema = self._mixer = None
@@ -198,12 +201,23 @@ class ImageTrainer(Trainer):
     def reduce_statistics(self) -> None:
         """Let the batch norms' statistics be those of all processes, of the average too.
 
-        Before they are evaluated or saved, so that the accuracy is that of the file. All processes
-        must call.
+        With `bn_reestimate`, of the weights as they are. Before they are evaluated or saved, so
+        that the accuracy is that of the file. All processes must call.
         """
-        reduce_statistics(self.model)
-        if self._ema is not None and self._ema.average is not None:
-            reduce_statistics(self._ema.average)
+        average = None if self._ema is None else self._ema.average
+        batches = self.args.bn_reestimate if self._estimated_at < self.state.global_step else None
+        for model in (self.model, average):
+            if model is not None and batches is not None:
+                with self.compute_loss_context_manager():
+                    reestimate_statistics(model, self._images(batches))
+            if model is not None:
+                reduce_statistics(model)
+        self._estimated_at = self.state.global_step
+
+    def _images(self, count: int) -> Iterator[Tensor]:
+        """Of the first `count` training batches."""
+        for batch in islice(self.get_train_dataloader(), count):
+            yield batch["pixel_values"]
 
     def _get_dataloader(
         self, dataset: Any, description: str, batch_size: int, *rest: Any, **options: Any

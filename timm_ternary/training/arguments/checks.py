@@ -179,6 +179,8 @@ class ArgumentChecks:
         self._check_numbers("ema_decay", "mixup", "cutmix")
         if self.ema_decay is not None and self.ema_decay >= 1:
             raise ValueError(f"ema_decay must be below 1, e.g. 0.999, got {self.ema_decay!r}")
+        if self.bn_reestimate is not None:
+            check_whole("bn_reestimate", self.bn_reestimate, low=1)
 
     def _check_best(self: Any) -> None:
         patience = self.early_stopping_patience

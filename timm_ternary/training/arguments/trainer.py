@@ -139,6 +139,13 @@ class TernaryTrainingArguments(ArgumentChecks, TrainingArguments):
         default=0.0,
         metadata={"help": "alpha of cutmix, e.g. 1.0; with mixup, either at random (0: off)."},
     )
+    bn_reestimate: int | None = field(
+        default=None,
+        metadata={
+            "help": "Before evaluating and saving, measure the batch norms' statistics anew on "
+            "this many training batches (unset: keep the running ones). Helps short runs."
+        },
+    )
     # When to stop, and what is best
     early_stopping_patience: int | None = field(
         default=None,

@@ -222,6 +222,10 @@ def check_streaming(args: Any) -> None:
                 f"{name} is epoch, but a stream is read in one epoch without an end: type --{name} "
                 f"steps --{name.replace('strategy', 'steps')} NUMBER"
             )
+    if args.bn_reestimate is not None:
+        raise ValueError(
+            "bn_reestimate reads training images a second time, which a stream cannot: leave it out"
+        )
     if args.dataloader_drop_last:
         raise ValueError(
             "dataloader_drop_last does nothing for a stream, whose batches are all complete: "
