@@ -30,6 +30,7 @@ LAYERS = (
         "errors.numbers",
         "errors.printable",
         "errors.wording",
+        "errors.workers",
         "files",
         "names",
         "version",

@@ -12,6 +12,7 @@ from .errors.wording import flat
 from .quantizers import import_methods, take_imports
 from .training.arguments.recipe import describe, parse
 from .training.run import ARGUMENTS, fit
+from .training.stop import STATUS, Terminated
 
 __all__ = ["main"]
 
@@ -21,7 +22,8 @@ _USAGE = "python -m timm_ternary.train RECIPE.yaml [--import MODULE] [--field va
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Train as a command line says; a user's mistake ends in one line and exit status 2.
 
-    An interrupt ends in exit status 130; checkpoints and an earlier result stay as they are.
+    An interrupt ends in exit status 130, SIGTERM in 143, after a checkpoint of the step; one line
+    says how to go on. Checkpoints and an earlier result stay as they are.
 
     Args:
         argv: The words after the program's name; None: those of this process.
@@ -45,8 +47,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         print("error: " + flat(message), file=sys.stderr)
         raise SystemExit(2) from error
     except KeyboardInterrupt as error:
-        print("interrupted", file=sys.stderr)
+        print("; ".join(["interrupted", *map(str, error.args)]), file=sys.stderr)
         raise SystemExit(130) from error
+    except Terminated as stop:
+        if stop.line is not None:
+            print(stop.line, file=sys.stderr)
+        raise SystemExit(STATUS) from stop
 
 
 if __name__ == "__main__":

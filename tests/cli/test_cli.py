@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from PIL import Image
 
 import timm_ternary  # noqa: F401  (registers the models)
 from timm_ternary.checkpoint.directory import save_packed
+from timm_ternary.cli import training
 from timm_ternary.onnx.export import runtime_knows
 
 MODEL = "resnet8_cifar_tern"
@@ -230,11 +233,11 @@ def test_train_passes_the_accelerate_file_on(
     Path(recipe).write_text("model: resnet8_cifar\ndataset: digits\n")
     seen = []
 
-    def start(command: list[str], check: bool) -> subprocess.CompletedProcess[bytes]:
+    def start(command: list[str]) -> int:
         seen.append(command)
-        return subprocess.CompletedProcess(command, 3)
+        return 3
 
-    monkeypatch.setattr(subprocess, "run", start)
+    monkeypatch.setattr(training, "launch", start)
     file = str(tmp_path / "config.yaml")
     status, _, _ = run("train", recipe, "--accelerate", file, "--seed", "1")
     assert status == 3
@@ -246,6 +249,16 @@ def test_train_passes_the_accelerate_file_on(
     ]
     status, _, err = run("train", recipe, "--accelerate", file, "--sed", "1")
     assert status == 2 and "did you mean '--seed'?" in err and len(seen) == 2
+
+
+def test_sigterm_is_passed_on_to_what_is_launched() -> None:
+    parent = os.getpid()
+    said = "import os, signal, sys, time\n"
+    said += "signal.signal(signal.SIGTERM, lambda *_: sys.exit(77))\n"
+    said += f"os.kill({parent}, signal.SIGTERM)\ntime.sleep(60)"
+    assert training.launch([sys.executable, "-c", said]) == 77
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert training.launch([sys.executable, "-c", "import os; os.kill(os.getpid(), 15)"]) == 143
 
 
 def test_a_closed_pipe_is_no_error() -> None:

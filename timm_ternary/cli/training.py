@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from dataclasses import asdict
@@ -13,7 +14,7 @@ import typer
 from . import tables
 from .common import Json, app, err, out, print_json
 
-__all__ = ["quickstart", "train"]
+__all__ = ["launch", "quickstart", "train"]
 
 
 @app.command()
@@ -66,7 +67,22 @@ def train(context: typer.Context) -> None:
         check(own, *ARGUMENTS)  # here, in one line, rather than in every process
         command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", file]
         command += ["-m", "timm_ternary.train", *rest]
-        raise typer.Exit(subprocess.run(command, check=False).returncode)
+        raise typer.Exit(launch(command))
     from ..train import main as run
 
     run(words)
+
+
+def launch(command: list[str]) -> int:
+    """Run a command that starts processes of its own; SIGTERM is passed on, not left to orphan it.
+
+    Returns:
+        Its exit status, 128 and the signal's number where one ended it.
+    """
+    with subprocess.Popen(command) as child:
+        before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+        try:
+            status = child.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    return status if status >= 0 else 128 - status

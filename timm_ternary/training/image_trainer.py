@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
@@ -19,10 +20,14 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from ..data.datasets.seeding import seeded
 from ..data.datasets.streamed import StreamedImages
+from ..errors import workers
 from ..nn.convert import quantizers_of
+from ..nn.timm_wrapper import unwrap
+from ..quantizers.base import Quantizer
 from . import metrics
 from .arguments.trainer import TernaryTrainingArguments
 from .batches import check_images, check_label_names, check_labels, check_lone_image, collate_images
+from .callbacks.divergence import Divergence
 from .callbacks.early_stopping import EarlyStopping
 from .callbacks.ema import EmaCallback
 from .callbacks.health import HealthCheck, check_epochs, check_metric, check_share
@@ -55,6 +60,9 @@ __all__ = ["ImageTrainer"]
 #               get_batch_samples and the first training_step, on_save after _save_checkpoint; the
 #               model is in training mode in training_step, in evaluation mode in prediction_step;
 #               gradient_checkpointing_enable or activation_checkpointing_enable of the model.
+
+
+_WORKERS = "--dataloader_num_workers"
 
 
 class ImageTrainer(Trainer):
@@ -148,6 +156,17 @@ class ImageTrainer(Trainer):
         if isinstance(self.train_dataset, StreamedImages):
             self.add_callback(SkipSeen(self.train_dataset))
         self.add_callback(self.health)
+        self.add_callback(Divergence(self._guess()))
+
+    def _guess(self) -> float | None:
+        """The loss of guessing, where it is the cross entropy and nothing else is added to it."""
+        classes = getattr(unwrap(self.model), "num_classes", None)
+        own = any(
+            type(quantizer).penalty is not Quantizer.penalty
+            for quantizer in quantizers_of(self.model).values()
+        )
+        known = self._plain and self.compute_loss_func is None and not own
+        return math.log(classes) if known and isinstance(classes, int) and classes > 1 else None
 
     def _extend(self) -> None:
         """Make what the arguments ask for beside the stock training."""
@@ -193,8 +212,13 @@ class ImageTrainer(Trainer):
             if recompute
             else nullcontext()
         )
-        with memory:
-            result = super().train(checkpoint, *args, **kwargs)
+        try:
+            with memory, workers.one_line(_WORKERS, self.health.way_on):
+                result = super().train(checkpoint, *args, **kwargs)
+        finally:
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, ConsoleProgress):
+                    callback.stop()
         self.reduce_statistics()
         return result
 
@@ -473,7 +497,7 @@ class ImageTrainer(Trainer):
         try:
             # A compiled model would take the cache, a global variable, for part of its graph.
             cache = nullcontext() if self.args.torch_compile else parametrize.cached()
-            with self.averaged(), cache:
+            with self.averaged(), cache, workers.one_line(_WORKERS, self.health.way_on):
                 return super().evaluation_loop(dataloader, description, *args, **kwargs)
         finally:
             self.preprocess_logits_for_metrics = keep

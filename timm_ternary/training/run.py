@@ -25,6 +25,7 @@ from ..checkpoint.run_files import (
 from ..checkpoint.weights_file import WEIGHTS_NAME, is_packed_file
 from ..data.arguments import DataArguments
 from ..data.load import Data, check_spread, load_data
+from ..errors import workers
 from ..evaluation import accuracy, class_names
 from ..files import write_json
 from ..hub.push import PushOptions, push_directory
@@ -34,10 +35,12 @@ from ..quantizers import Quantizer
 from .arguments.model import ModelArguments
 from .arguments.trainer import TernaryTrainingArguments
 from .callbacks.health import check_streaming
+from .callbacks.stop_at_step import StopAtStep
 from .fsdp import load_whole
 from .resume.choose import check_asked
 from .run_facts import gpu_names, training_facts
 from .start import Start, build_model, find_start
+from .stop import Sigterm, Terminated, way_on
 from .trainer import TernaryTrainer
 
 __all__ = ["ARGUMENTS", "Run", "fit", "save_model"]
@@ -72,9 +75,32 @@ def fit(
     training/run_facts.py), history.json, the Trainer's log, and evaluation.json, which classes that
     file takes for which.
 
+    SIGTERM during training ends it at the next step, with a checkpoint; at another time, at once.
+
     Raises:
         ValueError: The model, the data or a field do not fit together.
+        Terminated: SIGTERM came. It says how to go on, as a KeyboardInterrupt then does.
     """
+    with Sigterm() as sigterm:
+        first = args.process_index == 0
+        try:
+            return _fit(model_args, data_args, args, sigterm)
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(way_on(args.output_dir)) from stop
+        except (Terminated, OSError) as stop:
+            # The loader's workers may be told to end too, and die of it before the step ends.
+            if isinstance(stop, OSError) and not sigterm.received:
+                raise
+            line = f"terminated (SIGTERM): {way_on(args.output_dir)}" if first else None
+            raise Terminated(line) from stop
+
+
+def _fit(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: TernaryTrainingArguments,
+    sigterm: Sigterm,
+) -> Run:
     if data_args.streaming:
         check_streaming(args)
     resume = check_asked(args.resume_from_checkpoint, args.output_dir)
@@ -90,6 +116,7 @@ def fit(
         eval_dataset=data.eval,
         data_collator=data.data_collator,
     )
+    trainer.add_callback(StopAtStep(sigterm, trainer.accelerator))
     # FSDP leaves shards in the model; this one takes the result.
     twin = deepcopy(model) if trainer.is_fsdp_enabled else None
     metrics = dict(trainer.train(resume_from_checkpoint=resume).metrics)
@@ -151,7 +178,8 @@ def _with_reloaded_accuracy(
         collate_fn=data.data_collator,
         num_workers=args.dataloader_num_workers,
     )
-    found = accuracy(model, loader, device=args.device)
+    with workers.one_line("--dataloader_num_workers"):
+        found = accuracy(model, loader, device=args.device)
     metrics = {**metrics, "reloaded_accuracy": found.top1}
     write_json(directory / METRICS_NAME, metrics)
     evaluation = Evaluation(

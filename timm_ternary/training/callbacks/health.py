@@ -64,6 +64,12 @@ class HealthCheck(TrainerCallback):
         folder = f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         self.last_good = str(Path(str(args.output_dir)) / folder)
 
+    def way_on(self) -> str:
+        """What to add to an error that ends training: the last good checkpoint, if there is one."""
+        if self.last_good is None:
+            return ""
+        return f"; to go on add --resume_from_checkpoint {self.last_good}"
+
     def check_model(self, model: nn.Module, state: Any) -> None:
         """As `check_finite_model`; `state` is the Trainer's."""
         check_finite_model(model, state.global_step, self.last_good)

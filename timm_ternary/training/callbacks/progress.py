@@ -71,6 +71,10 @@ class ConsoleProgress(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take the bar away."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Leave the terminal as it was: the bar hides its cursor."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
