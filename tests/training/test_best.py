@@ -186,7 +186,7 @@ def test_the_best_checkpoint_is_what_remains(tmp_path: Path, method: str) -> Non
 def test_the_packed_result_is_the_best_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "top1", _says(0.2, 0.8, 0.1))
+    monkeypatch.setattr(metrics, "Top1", lambda: _says(0.2, 0.8, 0.1))
     recipe = {
         "model": "resnet8_cifar_tern",
         "dataset": "digits",

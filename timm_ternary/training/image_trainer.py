@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 import math
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Any
@@ -46,6 +48,8 @@ from .statistics import reduce_statistics, reestimate_statistics
 from .threshold_pass.functional import quantizer_parameters
 
 __all__ = ["ImageTrainer"]
+
+_logger = logging.getLogger(__name__)
 
 # What is used here, in hub_mixin.py and in trainer.py of transformers' Trainer (5.17 to 5.24)
 # without being a documented hook, for those who write canaries:
@@ -122,8 +126,11 @@ class ImageTrainer(Trainer):
         args.__dict__.update(vars(stock) | {"label_smoothing_factor": args.label_smoothing_factor})
         self.args = args
         self._plain = "pixel_values" not in inspect.signature(self.model.forward).parameters
-        if args.label_smoothing_factor and not self._plain:
-            self.label_smoother = LabelSmoother(epsilon=args.label_smoothing_factor)
+        self._smoothing = args.label_smoothing_factor
+        if self._smoothing and _is_multi_label(self.model):
+            self._smooth_nothing()
+        elif self._smoothing and not self._plain:
+            self.label_smoother = LabelSmoother(epsilon=self._smoothing)
         self.label_names = check_label_names(args.label_names)
         if self.data_collator is default_data_collator:
             self.data_collator = collate_images
@@ -132,25 +139,29 @@ class ImageTrainer(Trainer):
             # look for the name of its argument.
             self.model_accepts_loss_kwargs = False
             self._signature_columns = ["pixel_values", "labels", "label", "label_ids"]
+        args.settle_best(accuracy=self.compute_metrics is None)
+        self._top1 = metrics.Top1()
         if self.compute_metrics is None:
-            self.compute_metrics = metrics.top1
-            if self.preprocess_logits_for_metrics is None:
-                self.preprocess_logits_for_metrics = metrics.predicted_class
+            self.compute_metrics = self._top1
         # Where the arguments do not say it: what the caller has made.
         self.given_optimizer = _given(self.optimizer, self.optimizer_cls_and_kwargs)
         self.given_schedule = _given(self.lr_scheduler)
         self._facts: dict[str, Any] = {}
         self._accuracy = metrics.Accuracy()
         self._estimated_at = 0  # the step at which the statistics were measured last
+        self._labels_seen = False
         self.health = HealthCheck()
         self._accompany()
         self._teacher = self._ema = self._mixer = None
         self._extend()
 
     def _accompany(self) -> None:
-        for callback in (ProgressCallback, PrinterCallback):
-            if self.pop_callback(callback) is not None:
-                self.add_callback(ConsoleProgress(bar=not self.args.disable_tqdm))
+        callbacks = self.callback_handler.callbacks
+        # The Trainer's own comes last; one that the caller brings, of a subclass even, stays.
+        for index in reversed(range(len(callbacks))):
+            if type(callbacks[index]) in (ProgressCallback, PrinterCallback):
+                callbacks[index] = ConsoleProgress(bar=not self.args.disable_tqdm)
+                break
         if hasattr(self.train_dataset, "set_epoch"):
             self.add_callback(SetEpoch(self.train_dataset))
         if isinstance(self.train_dataset, StreamedImages):
@@ -343,8 +354,37 @@ class ImageTrainer(Trainer):
             batches, count = [], None
         sized = hasattr(self.train_dataset, "__len__")
         self.health.check_batches(self.state, len(batches), num_batches, sized=sized)
+        if batches and not self._labels_seen:
+            self._labels_seen = True
+            self._look_at_labels(batches[0])
         mixed = [self._mixed(batch, index) for index, batch in enumerate(batches)]
         return [self._taught(batch) for batch in mixed], count
+
+    def _look_at_labels(self, batch: Any) -> None:
+        """Say, at the first batch of a training, what does not fit several labels an image."""
+        labels = batch.get("labels") if isinstance(batch, Mapping) else None
+        single = metrics.names_one_class(labels)
+        if single is None or bool(single.all()):
+            return
+        if self._smoothing:
+            self._smooth_nothing()
+        own_loss = type(self).task_loss is not ImageTrainer.task_loss or self.compute_loss_func
+        if self._plain and not own_loss:
+            _logger.warning(
+                "labels (n, classes) that do not add up to 1 are those of a multi-label task, but "
+                "the loss is cross entropy: pass compute_loss_func, e.g. lambda logits, labels, "
+                "**_: binary_cross_entropy_with_logits(logits, labels)"
+            )
+
+    def _smooth_nothing(self) -> None:
+        """As the Trainer's for a multi-label task, in its words."""
+        warnings.warn(
+            "Label smoothing is not compatible with multi-label classification. "
+            "Disabling label smoothing for this training run.",
+            UserWarning,
+            stacklevel=2,
+        )
+        self._smoothing, self.label_smoother = 0.0, None
 
     def _mixed(self, batch: Any, index: int) -> Any:
         """Micro-batch `index` of the effective batch, mixed as its place in the run says."""
@@ -390,7 +430,7 @@ class ImageTrainer(Trainer):
             inputs = self._taught(inputs)
         loss, outputs = self.task_loss(model, inputs, num_items_in_batch)
         logits, labels = _logits(outputs), inputs.get("labels")
-        if model.training and logits is not None and labels is not None:
+        if model.training and not _is_multi_label(self.model):
             self._accuracy.add(logits, labels)
         return (loss, outputs) if return_outputs else loss
 
@@ -433,7 +473,7 @@ class ImageTrainer(Trainer):
             logits,
             labels,
             taught,
-            smoothing=self.args.label_smoothing_factor,
+            smoothing=self._smoothing,
             given=given,
             alpha=self.args.distill_alpha,
             temperature=self.args.distill_temperature,
@@ -492,15 +532,31 @@ class ImageTrainer(Trainer):
         """As the Trainer's, each weight quantized once. `predict` returns logits, not classes."""
         self.reduce_statistics()
         keep = self.preprocess_logits_for_metrics
-        if description == "Prediction" and keep is metrics.predicted_class:
-            self.preprocess_logits_for_metrics = None
+        counts_hits = self.compute_metrics is self._top1
+        if counts_hits and keep is None and description != "Prediction":
+            self.preprocess_logits_for_metrics = metrics.predicted_class
         try:
             # A compiled model would take the cache, a global variable, for part of its graph.
             cache = nullcontext() if self.args.torch_compile else parametrize.cached()
             with self.averaged(), cache, workers.one_line(_WORKERS, self.health.way_on):
-                return super().evaluation_loop(dataloader, description, *args, **kwargs)
+                output = super().evaluation_loop(dataloader, description, *args, **kwargs)
         finally:
             self.preprocess_logits_for_metrics = keep
+        if counts_hits and _is_multi_label(self.model):
+            for name in [name for name in output.metrics if name.endswith("_accuracy")]:
+                del output.metrics[name]
+        found = {name.rpartition("_")[2] for name in output.metrics}
+        if counts_hits and description != "Prediction" and "accuracy" not in found:
+            self._watch_the_loss()
+        return output
+
+    def _watch_the_loss(self) -> None:
+        """The task has no accuracy: an unset `metric_for_best_model` is the Trainer's."""
+        schedule = self.lr_scheduler
+        if self.args.settle_best(accuracy=False) and hasattr(schedule, "best"):
+            # One that waits for a plateau was made to watch the accuracy.
+            schedule.mode = self.args.lr_scheduler_kwargs["mode"]
+            schedule.best = math.inf if schedule.mode == "min" else -math.inf
 
     def averaged(self) -> AbstractContextManager[None]:
         """Inside, the model holds its moving average, if there is one."""
@@ -581,6 +637,12 @@ def _given(made: Any, kind: Any = None) -> str | None:
     if made is not None:
         return type(made).__name__
     return None if kind is None else str(getattr(kind[0], "__name__", kind[0]))
+
+
+def _is_multi_label(model: Any) -> bool:
+    """Whether a model of transformers says so, by itself or after it has seen labels."""
+    said = getattr(getattr(model, "config", None), "problem_type", None)
+    return bool(said == "multi_label_classification")
 
 
 def _checked(args: Any) -> TernaryTrainingArguments:

@@ -26,6 +26,7 @@ __all__ = [
     "create_timm_optimizer",
     "decay_names",
     "multi_step_schedule",
+    "rate_of",
     "threshold_rate",
     "two_phase",
     "with_thresholds",
@@ -242,6 +243,17 @@ def threshold_rate(args: TernaryTrainingArguments) -> float:
     """The initial learning rate of thresholds and scales."""
     rate = args.threshold_learning_rate
     return args.learning_rate if rate is None else rate
+
+
+def rate_of(optimizer: Any, parameters: Iterable[nn.Parameter]) -> float:
+    """The present learning rate of `parameters`: of the first group that holds one of them.
+
+    Or of the last group, that of thresholds and scales, where a wrapper put others in their place.
+    """
+    wanted = {id(parameter) for parameter in parameters}
+    groups = optimizer.param_groups
+    found = (g for g in groups if any(id(parameter) in wanted for parameter in g["params"]))
+    return float(next(found, groups[-1])["lr"])
 
 
 def multi_step_schedule(

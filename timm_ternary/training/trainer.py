@@ -17,7 +17,7 @@ from .hub_mixin import HubMixin
 from .image_trainer import ImageTrainer
 from .loss import penalty
 from .metrics import ternary_statistics
-from .optim import two_phase, with_thresholds
+from .optim import rate_of, two_phase, with_thresholds
 from .threshold_pass.functional import check_finite
 from .threshold_pass.update import ThresholdPass
 
@@ -89,6 +89,9 @@ class TernaryTrainer(HubMixin, ImageTrainer):
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         """One optimizer; thresholds and scales are its last group."""
         model = self.model if model is None else model
+        if self.threshold_pass is not None:
+            # Left off by an attempt that ran out of memory (auto_find_batch_size).
+            self.threshold_pass.switch(True)
         own = self.threshold_pass = ThresholdPass(model, self.args, self.accelerator)
         foreign = self.optimizer is not None
         if foreign and own.alternate and two_phase(self.optimizer) is None:
@@ -131,7 +134,7 @@ class TernaryTrainer(HubMixin, ImageTrainer):
         if self._awaiting is not None:
             (batches, count), self._awaiting = self._awaiting, None
             if own.parameters:
-                rate = float(self.optimizer.param_groups[-1]["lr"])
+                rate = rate_of(self.optimizer, own.parameters.values())
                 self._step_logs["threshold_learning_rate"] = rate
             if own.alternate and self.state.global_step % self.args.threshold_every == 0:
                 self.update_thresholds(batches, count)

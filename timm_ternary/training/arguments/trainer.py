@@ -161,7 +161,8 @@ class TernaryTrainingArguments(ArgumentChecks, TrainingArguments):
         default=None,
         metadata={
             "help": "What load_best_model_at_end, early_stopping_patience and --save_strategy best "
-            "look at (unset: accuracy). Higher is better, unless its name ends in loss."
+            "look at (unset: accuracy, or loss with compute_metrics or several labels an image). "
+            "Higher is better, unless its name ends in loss."
         },
     )
     # Other defaults than transformers': its own fit text
@@ -185,7 +186,12 @@ class TernaryTrainingArguments(ArgumentChecks, TrainingArguments):
             self.lr_gamma = [self.lr_gamma]
         self._check_fields()
         best = self.early_stopping_patience or self.load_best_model_at_end
-        if self.metric_for_best_model is None and (best or self.save_strategy == "best"):
+        wanted = best or self.save_strategy == "best"
+        # What `settle_best` may still change: attributes, as fields are options.
+        self._own_best = self.metric_for_best_model is None and bool(wanted)
+        self._own_order = vars(self).get("greater_is_better") is None
+        self._own_mode = "mode" not in (self.lr_scheduler_kwargs or {})
+        if self._own_best:
             self.metric_for_best_model = "accuracy"
         if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.accelerator.is_available():
             # Else each process trains alone on all the data: accelerate's launcher does not pass
@@ -193,7 +199,30 @@ class TernaryTrainingArguments(ArgumentChecks, TrainingArguments):
             self.use_cpu = True
         super().__post_init__()
         self._check_evaluated()
-        if self.lr_scheduler_type == "reduce_lr_on_plateau" and self.metric_for_best_model:
+        self._settle_mode()
+
+    def settle_best(self, *, accuracy: bool) -> bool:
+        """Let an unset `metric_for_best_model` mean the accuracy, or the loss as the Trainer's.
+
+        Args:
+            accuracy: Whether evaluation reports one: not with metrics of one's own, which may, nor
+                for a multi-label task.
+
+        Returns:
+            Whether something has changed.
+        """
+        metric = "accuracy" if accuracy else "loss"
+        if not self._own_best or self.metric_for_best_model == metric:
+            return False
+        self.metric_for_best_model = metric
+        if self._own_order:
+            self.greater_is_better = accuracy
+        self._settle_mode()
+        return True
+
+    def _settle_mode(self) -> None:
+        watching = self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
+        if watching and self.metric_for_best_model and self._own_mode:
             # transformers hands it that metric, but lets it wait for smaller values always.
             mode = "max" if self.greater_is_better else "min"
-            self.lr_scheduler_kwargs: Any = {"mode": mode, **(self.lr_scheduler_kwargs or {})}
+            self.lr_scheduler_kwargs: Any = {**(self.lr_scheduler_kwargs or {}), "mode": mode}

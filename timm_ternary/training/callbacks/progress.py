@@ -12,7 +12,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from transformers import TrainerCallback
+from transformers import PrinterCallback, ProgressCallback
 
 __all__ = ["ConsoleProgress"]
 
@@ -27,8 +27,11 @@ _SHOWN = {
 }
 
 
-class ConsoleProgress(TrainerCallback):
+class ConsoleProgress(ProgressCallback, PrinterCallback):
     """One line a log on stderr, and a bar where stderr is a terminal.
+
+    In the place of transformers' ProgressCallback and PrinterCallback, and found by either class:
+    ``trainer.remove_callback(ProgressCallback)`` silences it.
 
     Args:
         bar: Whether to show the bar at all.
@@ -36,6 +39,7 @@ class ConsoleProgress(TrainerCallback):
     """
 
     def __init__(self, *, bar: bool = True, console: Console | None = None) -> None:
+        super().__init__()
         self._console = Console(stderr=True) if console is None else console
         self._wanted = bar and self._console.is_terminal
         self._bar: Progress | None = None
@@ -68,6 +72,15 @@ class ConsoleProgress(TrainerCallback):
         line = f"epoch {state.epoch or 0:.4g}: " + ", ".join(shown)
         self._console.print(line, highlight=False, soft_wrap=True)
         self._pending = {}
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """No bar of its own."""
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """No bar to close."""
+
+    def on_predict(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """No bar to close."""
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take the bar away."""
