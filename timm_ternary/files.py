@@ -112,11 +112,12 @@ def read_stream(path: str | Path, limit: int) -> str:
         return data.decode("utf-8")
 
 
-def read_json(path: Path, limit: int = _JSON_BYTES) -> dict[str, Any]:
-    """The JSON object that a file holds.
+def read_json(path: Path, limit: int = _JSON_BYTES, kind: type = dict) -> Any:
+    """The JSON object, or list, that a file holds.
 
     Args:
         limit: In bytes.
+        kind: ``dict`` or ``list``.
 
     Raises:
         FileError: It cannot be read, is larger, or holds none. One line that names the file.
@@ -124,8 +125,9 @@ def read_json(path: Path, limit: int = _JSON_BYTES) -> dict[str, Any]:
     text = read_text(path, limit)
     with foreign(f"{path}: not valid JSON"):
         values = json.loads(text)
-    if not isinstance(values, dict):
-        raise FileError(f"{path}: not a JSON object, but {type(values).__name__}")
+    if not isinstance(values, kind):
+        wanted = "object" if kind is dict else "list"
+        raise FileError(f"{path}: not a JSON {wanted}, but {type(values).__name__}")
     return values
 
 

@@ -90,3 +90,12 @@ def test_whole_options_take_numpys_numbers() -> None:
         for value in (2.0, True, "2"):
             with pytest.raises(ValueError, match=f"{option} must be .*got {value!r}"):
                 quantizers.check(TernaryConfig(method, options={option: value}))
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), 1 << 100_000], ids=["+", "-", "hex"])
+def test_whole_numbers_that_no_float_holds(value: int) -> None:
+    with pytest.raises(ValueError, match=r"^t must be a number .* got ") as caught:
+        quantizers.check(TernaryConfig("ttq", options={"t": value}))
+    assert len(str(caught.value)) < 600
+    with pytest.raises(ValueError, match=r"^x must be a whole number >= 1, got "):
+        check_whole("x", value, low=1)

@@ -76,8 +76,8 @@ def test_each_run_once_under_a_name_of_its_own(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (None, "no directory with history.json or checkpoint-"),
-        ("{", "is not valid JSON"),
-        ("{}", "must hold a JSON list, got dict"),
+        ("{", "history.json: not valid JSON"),
+        ("{}", "not a JSON list, but dict"),
         ("[1]", "holds no list of log entries"),
     ],
 )

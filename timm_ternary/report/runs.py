@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,9 @@ from ..checkpoint.run_files import (
     read_training,
 )
 from ..checkpoint.weights_file import WEIGHTS_NAME
+from ..errors.foreign import FileError
 from ..errors.numbers import is_number
+from ..files import LOG_BYTES, read_json
 
 __all__ = [
     "Run",
@@ -91,7 +92,7 @@ def read_runs(directories: Sequence[str | Path]) -> list[Run]:
             Run(
                 name=name if names.count(name) == 1 else str(path),
                 entries=_entries(log),
-                metrics=_read(metrics, dict) if metrics.is_file() else {},
+                metrics=read_json(metrics) if metrics.is_file() else {},
                 method=method,
                 bytes=weights.stat().st_size if weights.is_file() else None,
             )
@@ -140,21 +141,9 @@ def _number(value: Any) -> float | None:
 
 def _entries(path: Path) -> tuple[dict[str, Any], ...]:
     if path.name == HISTORY_NAME:
-        entries = _read(path, list)
+        entries = read_json(path, LOG_BYTES, list)
     else:
-        entries = _read(path, dict).get("log_history")
+        entries = read_json(path, LOG_BYTES).get("log_history")
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise ValueError(f"{str(path)!r} holds no list of log entries")
+        raise FileError(f"{path}: it holds no list of log entries")
     return tuple(entries)
-
-
-def _read(path: Path, kind: type) -> Any:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{str(path)!r} is not valid JSON ({error})") from error
-    if not isinstance(value, kind):
-        raise ValueError(
-            f"{str(path)!r} must hold a JSON {kind.__name__}, got {type(value).__name__}"
-        )
-    return value

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
+import time
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -171,6 +173,62 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(ValueError, match=r"bytes.yaml: not UTF-8 text"):
         load_yaml(tmp_path / "bytes.yaml")
+
+
+BOMB = "a: &a [lol, lol, lol, lol, lol, lol, lol, lol, lol]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n"
+    for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+HOSTILE = {
+    "alias bomb": (BOMB, r"not valid YAML: its aliases \(\*name\) stand for more"),
+    "alias of itself": ("model: &a [*a]", r"its aliases"),
+    "one long alias": (f"a: &a {'x' * 9999}\nb: [{'*a, ' * 999}]", r"its aliases"),
+    "nested lists": ("model: " + "[" * 9999, "nested too deeply"),
+    "nested mappings": ("{a: " * 9999, "nested too deeply"),
+    "list as a key": ("[a, b]: 1", "a key must be a word, not a sequence, in line 1"),
+    "list as a key within": ("ternary:\n  ? [a]\n  : 1", "a key must be a word"),
+    "mapping as a key": ("? {a: b}\n: 1", "a key must be a word, not a mapping"),
+    "a number as a key": ("1: 2", "must hold 'field: value' lines"),
+    "a date that is none": ("model: 2001-99-99", "not valid YAML"),
+    "tags that fail": ("model: !!timestamp x", "not valid YAML: AttributeError"),
+    "a truth value that is none": ("model: !!bool x", "not valid YAML: KeyError"),
+    "code": ("model: !!python/object/apply:os.system [exit]", "not valid YAML"),
+    "control characters": ("model: \x1b[2J", "not valid YAML"),
+    "a long key": ("x" * 200_000 + "\x85: 1", "unknown key|not valid YAML"),
+    "a long value": (f"num_train_epochs: {'x' * 200_000}", "num_train_epochs must be a number"),
+    "a large number": (f"num_train_epochs: 0x{'f' * 9999}", "num_train_epochs must be a number"),
+    "a nested value": (f"num_train_epochs: {'[' * 90}{']' * 90}", "num_train_epochs must be"),
+    "too large": ("# x\n" * 99_999, "larger than 262,144 bytes"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_recipes_end_in_one_line(case: str, tmp_path: Path) -> None:
+    text, match = HOSTILE[case]
+    path = tmp_path / "hostile.yaml"
+    path.write_text(text)
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match=match) as caught:
+        parse([str(path)], *ARGUMENTS)
+    line = str(caught.value)
+    assert line.isprintable() and len(line) <= 1000 and "hostile.yaml" in line
+    assert time.perf_counter() - start < 5
+
+
+def test_anchors_as_people_use_them(tmp_path: Path) -> None:
+    path = tmp_path / "anchors.yaml"
+    path.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: [*a, *a]")
+    one = {"x": 1, "y": 2}
+    assert load_yaml(path) == {"a": one, "b": {"x": 1, "y": 3}, "c": [one, one]}
+
+
+def test_the_pipe_of_a_shell() -> None:
+    """`timm-ternary train <(command)`."""
+    read, write = os.pipe()
+    with os.fdopen(write, "w") as file:
+        file.write("model: resnet18")
+    assert load_yaml(f"/dev/fd/{read}") == {"model": "resnet18"}
+    os.close(read)
 
 
 def test_the_help_lists_the_fields_of_every_dataclass() -> None:

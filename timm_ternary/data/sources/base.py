@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 from PIL import UnidentifiedImageError
 from PIL.Image import Image as PILImage
 
+from ...errors.printable import printable
 from ...errors.wording import unknown
+from ...files import check_regular
 from ..arguments import DataArguments
 from ..images import BROKEN, plain
 
@@ -175,9 +178,11 @@ def read_image(what: str, path: str | None, load: Callable[[], PILImage]) -> PIL
     Raises:
         ValueError: It cannot be read. One line.
     """
+    file = f" ({printable(path)})" if path else ""
     try:
+        if path and os.path.exists(path):  # not a member of a tar file
+            check_regular(path)
         return plain(load())
     except BROKEN as error:
-        file = f" ({path})" if path else ""
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise ValueError(f"{what}{file} cannot be read: {reason}") from error

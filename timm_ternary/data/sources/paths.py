@@ -13,6 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from ...errors.hub import HTTPError
 from ...errors.wording import nearest
+from ...files import check_regular
 
 __all__ = ["check_there"]
 
@@ -34,7 +35,10 @@ def check_there(dataset: Mapping[str, object] | str) -> None:
                 _check_file(str(name))
         return
     path = Path(dataset).expanduser()
+    if path.is_dir():
+        return
     if path.exists():
+        check_regular(path)
         return
     if _is_path(dataset, path):
         raise ValueError(f"no such file or directory{_near(path)}")
@@ -58,6 +62,8 @@ def check_there(dataset: Mapping[str, object] | str) -> None:
 def _check_file(name: str) -> None:
     """One file of a split; patterns and addresses are looked up by `datasets`."""
     path = Path(name).expanduser()
+    if path.exists() and not path.is_dir():
+        check_regular(path)
     if "://" in name or "*" in name or "?" in name or "[" in name or path.exists():
         return
     raise ValueError(f"{name!r}: no such file{_near(path)}")

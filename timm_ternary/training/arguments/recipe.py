@@ -65,7 +65,7 @@ def _read(argv: Sequence[str], typer: _Typer) -> tuple[str | None, dict[str, Any
             key = typer.aliases.get(spelled, spelled)
             if key in values:
                 names = sorted({key, *(a for a, field in typer.aliases.items() if field == key)})
-                raise ValueError(f"{recipe}: {' and '.join(names)} are one field: give it once")
+                raise FileError(f"{recipe}: {' and '.join(names)} are one field: give it once")
             values[key] = typer.from_yaml(key, value, where=recipe)
     for option, words in _options(argv):
         key, value = typer.from_words(option, words)
@@ -155,7 +155,7 @@ def _options(argv: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
             option, equals, value = word.partition("=")
             words = [value] if equals else []
         elif option is None:
-            raise ValueError(
+            raise FileError(
                 f"expected --field value, got {shown(word)}; a run takes one recipe, first"
             )
         else:
@@ -197,27 +197,27 @@ class _Typer:
     def from_yaml(self, key: str, value: Any, *, where: str) -> Any:
         """A value of the recipe `where`, typed."""
         if key not in self.hints:
-            raise ValueError(f"{where}: " + unknown("key", key, self.hints))
+            raise FileError(f"{where}: " + unknown("key", key, self.hints))
         hint, words = self.hints[key], [value]
         if value is None and _allows(hint, type(None)):
             return None
         if isinstance(value, dict):
             if not _allows(hint, dict):
-                raise ValueError(f"{where}: " + self._mismatch(key, value))
+                raise FileError(f"{where}: " + self._mismatch(key, value))
             return value
         if isinstance(value, list):
             if _allows(hint, str) and _allows(hint, list):
                 return value
             words = value
             if not _allows(hint, list):
-                raise ValueError(f"{where}: " + self._mismatch(key, value))
+                raise FileError(f"{where}: " + self._mismatch(key, value))
         # YAML reads a bare no as false; for a field that takes no truth value it is the word.
         plain = {True: "yes", False: "no"} if not _allows(hint, bool) else {}
-        texts = [plain[w] if isinstance(w, bool) and plain else str(w) for w in words]
         try:
+            texts = [plain[w] if isinstance(w, bool) and plain else _text(w) for w in words]
             return self._typed(key, texts)
         except _Refused as error:
-            raise ValueError(f"{where}: " + self._mismatch(key, value)) from error
+            raise FileError(f"{where}: " + self._mismatch(key, value)) from error
 
     def from_words(self, option: str, words: list[str]) -> tuple[str, Any]:
         """The field and the value of one option of the command line."""
@@ -227,7 +227,7 @@ class _Typer:
         if key not in self.hints and _allows(self.hints.get(bare), bool) and not words:
             return bare, False
         if key not in self.hints:
-            raise ValueError("command line: " + unknown("option", option, self._option_names()))
+            raise FileError("command line: " + unknown("option", option, self._option_names()))
         text = " ".join(words)
         if len(words) == 1 and _allows(self.hints[key], type(None)) and text in ("None", "null"):
             return key, None
@@ -239,7 +239,7 @@ class _Typer:
             return key, self._typed(key, words)
         except _Refused as error:
             what = text if words else "nothing"
-            raise ValueError(
+            raise FileError(
                 "command line: " + self._mismatch(option, what, hint=self.hints[key])
             ) from error
 
@@ -276,6 +276,13 @@ def _aliases(dataclass_types: Sequence[type]) -> Iterator[tuple[str, str]]:
         for field in dataclasses.fields(cls):
             for option in field.metadata.get("aliases", ()):
                 yield option.lstrip("-").replace("-", "_"), field.name
+
+
+def _text(value: Any) -> str:
+    """A value as it would be typed."""
+    if isinstance(value, int) and value.bit_length() > 1 << 10:  # in hexadecimal YAML knows no end
+        raise _Refused("no number of that size")
+    return str(value)
 
 
 def _members(hint: Any) -> tuple[Any, ...]:

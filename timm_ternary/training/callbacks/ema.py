@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from ...errors.foreign import foreign
 from ...files import atomic_write
 
 __all__ = ["EMA_NAME", "EmaCallback"]
@@ -108,10 +108,8 @@ def _read(directory: Path) -> dict[str, Tensor]:
             f"{directory} holds no {EMA_NAME}: it was trained without ema_decay; leave ema_decay "
             "out, or start from its weights by --checkpoint"
         )
-    try:
+    with foreign(f"cannot read {path}"):
         tensors: dict[str, Tensor] = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
     return tensors
 
 
