@@ -22,8 +22,9 @@ SIZES = (("b", "9"), ("a", "1,000"), ("c", "88"))
 def _sections() -> list[Section]:
     data = png(Figure(figsize=(9, 2), dpi=100))
     picture = Picture("a.png", f"alt {EVIL}", data, f"caption {EVIL}")
-    names = tuple(f"a_column_with_a_long_name_{k}" for k in range(8))
-    rows = tuple((f"{name} {EVIL}", size, *names[2:]) for name, size in SIZES)
+    names = tuple(f"a column with a long name {k}" for k in range(8))
+    long = tuple(name.replace(" ", "_") for name in names[2:])
+    rows = tuple((f"{name} {EVIL}", size, *long) for name, size in SIZES)
     table = Table(names, rows, (names,))
     return [Section(f"first {EVIL}", EVIL * 20, (picture, picture), table), Section("second", "")]
 

@@ -23,15 +23,16 @@ _WIDTH = 4.0
 _DPI = 210
 
 
-def grid(count: int, columns: int, height: float) -> tuple[Any, list[Any]]:
+def grid(count: int, columns: int, height: float, width: float = _WIDTH) -> tuple[Any, list[Any]]:
     """A figure and `count` axes in rows of `columns`.
 
     Args:
         height: Of a row, in inches.
+        width: Of the figure, in inches.
     """
     columns = min(columns, count)
     rows = math.ceil(count / columns)
-    figure = Figure(figsize=(_WIDTH, height * rows), layout="constrained", dpi=_DPI)
+    figure = Figure(figsize=(width, height * rows), layout="constrained", dpi=_DPI)
     FigureCanvasAgg(figure)
     axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
     for axis in axes[count:]:

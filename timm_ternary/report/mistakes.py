@@ -31,9 +31,10 @@ def figure(confusion: Confusion) -> Any:
 def _matrix(confusion: Confusion) -> Any:
     counts, size = confusion.matrix(), len(confusion.names)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    drawing, (axis,) = grid(1, 1, 3.2 if size <= _NUMBERED else 4)
+    width, height = (4.0, 3.2) if size <= _NUMBERED else (6.0, 5.2)
+    drawing, (axis,) = grid(1, 1, height, width)
     shown = axis.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="equal")
-    fontsize = min(7, 110 / size)
+    fontsize = min(7, 35 * width / size)
     names = [_short(name) for name in confusion.names]
     axis.set_xticks(range(size), names, rotation=90, fontsize=fontsize)
     axis.set_yticks(range(size), names, fontsize=fontsize)

@@ -35,10 +35,12 @@ table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabu
   margin: 1rem 0; }
 .wide { width: max-content; max-width: calc(100vw - 2rem); position: relative; left: 50%;
   transform: translateX(-50%); }
-th, td { padding: .3rem .6rem; text-align: right; vertical-align: top;
+th, td { padding: .3rem .6rem; text-align: left; vertical-align: top;
   border-bottom: 1px solid var(--line); }
-.number { white-space: nowrap; overflow-wrap: normal; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
+th { overflow-wrap: normal; }
+.number { text-align: right; }
+td.number { white-space: nowrap; overflow-wrap: normal; }
+th:first-child, td:first-child { padding-left: 0; text-align: left; }
 tfoot td { font-weight: 600; }
 tfoot tr:not(:last-child) td { font-weight: 400; }
 th button { all: unset; cursor: pointer; font-weight: 600; }
@@ -56,7 +58,7 @@ th[aria-sort=descending] button::after { content: " \\2193"; }
   thead tr:has(button)::before { content: "sort by"; color: var(--faint); }
   tbody tr, tfoot tr { display: flex; flex-wrap: wrap; gap: 0 1rem; padding: .4rem 0;
     border-bottom: 1px solid var(--line); }
-  td, td:first-child { padding: 0; border: 0; text-align: left; }
+  td, td.number, td:first-child { padding: 0; border: 0; text-align: left; }
   td:first-child { flex-basis: 100%; font-weight: 600; }
   td:empty { display: none; }
   td:not(:first-child)::before { content: attr(data-label) " "; color: var(--faint);
@@ -96,7 +98,7 @@ for (const table of document.querySelectorAll("table")) {
 """
 
 # Numbers stay on one line; names break where the screen is too narrow for them.
-_NUMBER, _NUMBER_CLASS = re.compile(r"[-+\d.,e% ]+"), ' class="number"'
+_NUMBER, _NUMBER_CLASS = re.compile(r"[-+\d.,e% ]*"), ' class="number"'
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,12 @@ def _figure(picture: Picture) -> str:
 
 def _table(table: Table) -> str:
     shown = table.shown()
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in shown.head)
+    columns = zip(*shown.rows, *shown.total, strict=True)
+    kinds = [_NUMBER_CLASS if all(map(_NUMBER.fullmatch, column)) else "" for column in columns]
+    head = "".join(
+        f'<th scope="col"{kind}>{escape(name)}</th>'
+        for name, kind in zip(shown.head, kinds, strict=True)
+    )
     body = "\n".join(_row(shown.head, row) for row in shown.rows)
     foot = "\n".join(_row(shown.head, row) for row in shown.total)
     foot = f"<tfoot>\n{foot}\n</tfoot>\n" if foot else ""
