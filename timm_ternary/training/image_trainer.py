@@ -148,6 +148,7 @@ class ImageTrainer(Trainer):
         self.given_schedule = _given(self.lr_scheduler)
         self._facts: dict[str, Any] = {}
         self._accuracy = metrics.Accuracy()
+        self._recent_loss: Tensor | None = None
         self._estimated_at = 0  # the step at which the statistics were measured last
         self._labels_seen = False
         self.health = HealthCheck()
@@ -160,7 +161,9 @@ class ImageTrainer(Trainer):
         # The Trainer's own comes last; one that the caller brings, of a subclass even, stays.
         for index in reversed(range(len(callbacks))):
             if type(callbacks[index]) in (ProgressCallback, PrinterCallback):
-                callbacks[index] = ConsoleProgress(bar=not self.args.disable_tqdm)
+                callbacks[index] = ConsoleProgress(
+                    bar=not self.args.disable_tqdm, moment=self.moment
+                )
                 break
         if hasattr(self.train_dataset, "set_epoch"):
             self.add_callback(SetEpoch(self.train_dataset))
@@ -430,6 +433,8 @@ class ImageTrainer(Trainer):
             inputs = self._taught(inputs)
         loss, outputs = self.task_loss(model, inputs, num_items_in_batch)
         logits, labels = _logits(outputs), inputs.get("labels")
+        if model.training:
+            self._recent_loss = loss.detach()
         if model.training and not _is_multi_label(self.model):
             self._accuracy.add(logits, labels)
         return (loss, outputs) if return_outputs else loss
@@ -618,6 +623,20 @@ class ImageTrainer(Trainer):
         check_metric(self.args.metric_for_best_model, metrics)
         better: bool = super()._determine_best_metric(metrics=metrics, trial=trial)
         return better
+
+    def moment(self) -> dict[str, Any]:
+        """How training stands between two logs, in this process: for the console.
+
+        Returns:
+            ``phase``, what is trained, in words; ``loss`` of the last micro-batch; ``accuracy``, 0
+            to 1, since the last log. What is not known is left out.
+        """
+        found: dict[str, Any] = {"phase": "weights"}
+        if self._recent_loss is not None:
+            found["loss"] = float(self._recent_loss)
+        if (accuracy := self._accuracy.peek()) is not None:
+            found["accuracy"] = accuracy
+        return found
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As the Trainer's; a training log gets the accuracy, 0 to 1, since the last one."""

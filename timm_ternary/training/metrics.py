@@ -82,6 +82,13 @@ class Accuracy:
         if counts is not None:
             self._counts = counts if self._counts is None else self._counts + counts
 
+    def peek(self) -> float | None:
+        """The accuracy since the last `take`, 0 to 1, in this process; None without a batch."""
+        if self._counts is None:
+            return None
+        hits, total, strange = self._counts.tolist()
+        return None if strange else hits / max(total, 1.0)
+
     def take(self, accelerator: Any) -> float | None:
         """The accuracy since the last call, 0 to 1, over all processes; None without any."""
         if self._counts is None:

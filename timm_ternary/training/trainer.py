@@ -208,6 +208,19 @@ class TernaryTrainer(HubMixin, ImageTrainer):
             own = own / self.current_gradient_accumulation_steps
         return (found[0] + own, *found[1:]) if return_outputs else found + own
 
+    def moment(self) -> dict[str, Any]:
+        """As ImageTrainer's, and ``zeros``, the fraction of all codes (not of shards)."""
+        found, own = super().moment(), self.threshold_pass
+        if own is None:
+            return found
+        if self._soft_start.temperature is not None:
+            found["phase"] = "soft start"
+        elif own.parameters:
+            found["phase"] = "thresholds, then weights" if own.alternate else "thresholds, weights"
+        if own.quantizers and not self.is_fsdp_enabled:  # gathering shards takes all processes
+            found["zeros"] = ternary_statistics(self.model, own.quantizers)["zeros"]
+        return found
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As ImageTrainer's; adds to a training log what the class describes."""
         if "loss" in logs:
