@@ -160,7 +160,10 @@ class ImageTrainer(Trainer):
         # The Trainer's own comes last; one that the caller brings, of a subclass even, stays.
         for index in reversed(range(len(callbacks))):
             if type(callbacks[index]) in (ProgressCallback, PrinterCallback):
-                callbacks[index] = ConsoleProgress(bar=not self.args.disable_tqdm)
+                del callbacks[index]
+                if not self.args.quiet:
+                    bar = not self.args.disable_tqdm
+                    callbacks.insert(index, ConsoleProgress(bar=bar))
                 break
         if hasattr(self.train_dataset, "set_epoch"):
             self.add_callback(SetEpoch(self.train_dataset))
