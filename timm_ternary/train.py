@@ -10,13 +10,16 @@ from typing import Any
 
 from .errors.wording import flat
 from .quantizers import import_methods, take_imports
-from .training.arguments.recipe import describe, parse
+from .training.arguments.help import describe
+from .training.arguments.recipe import parse
 from .training.run import ARGUMENTS, fit
+from .training.silence import silence
 from .training.stop import STATUS, Terminated
 
 __all__ = ["main"]
 
-_USAGE = "python -m timm_ternary.train RECIPE.yaml [--import MODULE] [--field value]..."
+_USAGE = "timm-ternary train RECIPE.yaml [--accelerate FILE] [--import MODULE] [--field value]..."
+_TYPE = "timm-ternary train RECIPE.yaml [--field value]..., or timm-ternary train --help"
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -37,10 +40,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         return {}
     try:
         if not words:
-            raise ValueError(f"no recipe is given; type: {_USAGE}")
+            raise ValueError(f"no recipe is given; type: {_TYPE}")
         words, modules = take_imports(words)
         import_methods(modules)
-        return fit(*parse(words, *ARGUMENTS)).metrics
+        return _train(*parse(words, *ARGUMENTS))
     except (OSError, ValueError) as error:  # OSError: what is read or written is not there
         # An error in a worker of the loader comes with the traceback before it.
         message = str(error).rpartition("\nValueError: ")[2]
@@ -53,6 +56,17 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         if stop.line is not None:
             print(stop.line, file=sys.stderr)
         raise SystemExit(STATUS) from stop
+
+
+def _train(model_args: Any, data_args: Any, args: Any) -> dict[str, Any]:
+    if args.quiet:
+        silence()
+    metrics = fit(model_args, data_args, args).metrics
+    if args.quiet and args.process_index == 0:
+        accuracy = metrics.get("eval_accuracy")
+        found = "" if accuracy is None else f": accuracy {accuracy:.2%}"
+        print(f"{args.output_dir}{found}")
+    return metrics
 
 
 if __name__ == "__main__":

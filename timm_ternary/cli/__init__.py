@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import warnings
 from typing import Any, NoReturn
 
 import typer
@@ -11,14 +13,16 @@ import typer
 from ..errors.wording import flat
 from . import (  # noqa: F401  (they add commands)
     card,
+    completion,
     evaluate,
     export,
     models,
     report,
     sharing,
     training,
+    version,
 )
-from .common import app
+from .common import app, err, out
 
 __all__ = ["app", "main"]
 
@@ -29,7 +33,7 @@ _UsageError: Any = typer.BadParameter.__bases__[0]
 def main() -> None:
     """Run the command line; mistakes of the user end in one line and exit status 2."""
     try:
-        status = app(_words(sys.argv[1:]), standalone_mode=False)
+        status = app(_words(_loud(sys.argv[1:])) or ["--help"], standalone_mode=False)
     except BrokenPipeError:
         # The reader of a pipe (`| head`) has seen enough; nothing is left to flush to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -43,6 +47,21 @@ def main() -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _loud(words: list[str]) -> list[str]:
+    """The words without ``--quiet``, which holds for every command; `train` has a field for it."""
+    rest = [word for word in words if word not in ("-q", "--quiet")]
+    out.brief = err.quiet = len(rest) < len(words)
+    if not out.brief:
+        return words
+    if rest[:1] == ["train"]:
+        return [*rest, "--quiet"]
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    return rest
 
 
 def _words(words: list[str]) -> list[str]:

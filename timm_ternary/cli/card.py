@@ -21,7 +21,7 @@ def card(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the model card README.md of a packed directory, from what was measured."""
+    """Write the model card of a packed directory, README.md. Its figures were measured."""
     from ..hub.card import write_card
 
     path = write_card(directory, repo_id, license)

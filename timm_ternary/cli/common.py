@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 
 __all__ = [
     "Channels",
@@ -15,6 +15,7 @@ __all__ = [
     "Classes",
     "Json",
     "Model",
+    "Output",
     "Ternary",
     "app",
     "err",
@@ -24,18 +25,57 @@ __all__ = [
     "print_json",
 ]
 
+# Columns of an output that nobody's window cuts.
+_WIDE = 100_000
+
+
+class Output(Console):
+    """What a command prints: tables and lines. No line is cut or wrapped where no terminal is.
+
+    Attributes:
+        brief: Print lines and no tables: what `timm-ternary --quiet` leaves.
+    """
+
+    brief = False
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """Columns and lines of the terminal; without one, as many columns as are needed."""
+        found = super().size
+        # Not is_terminal: FORCE_COLOR takes a pipe for one.
+        return found if self.file.isatty() else ConsoleDimensions(_WIDE, found.height)
+
+    @size.setter
+    def size(self, size: tuple[int, int]) -> None:
+        self._width, self._height = size
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich's, but for tables where `brief`."""
+        if not self.brief or all(isinstance(entry, str) for entry in objects):
+            super().print(*objects, **options)
+
+    def instead(self, line: str) -> None:
+        """Print `line` where `brief` leaves a table out."""
+        if self.brief:
+            super().print(line, highlight=False, soft_wrap=True)
+
+
 # Commands import what they need: `timm-ternary --help` answers before torch could load.
 app = typer.Typer(
     name="timm-ternary",
     help="Ternary-weight {-1, 0, +1} variants of every timm model. Every command takes --import "
-    "MODULE, which registers methods of your own.",
+    "MODULE, which registers methods of your own, and --quiet, which leaves errors and the result.",
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda word: word.replace("_", "-"),  # --batch_size, as in recipes
+    },
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 # What is printed holds names of files and classes: no markup.
-out = Console(markup=False, emoji=False)
+out = Output(markup=False, emoji=False)
 err = Console(stderr=True, markup=False, emoji=False)
 
 Model = Annotated[str, typer.Argument(help="timm name, local-dir:PATH, hf-hub:ID, or a directory.")]

@@ -40,7 +40,10 @@ def evaluate(
     dataset: Annotated[
         str, typer.Option(help="digits, a directory, a .parquet file or a Hub name.")
     ],
-    split: Annotated[str | None, typer.Option(help="Split (default: test or validation).")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option("--split", "--eval-split", help="Split (default: test or validation)."),
+    ] = None,
     per_class: Annotated[
         bool, typer.Option("--per-class", help="Every class, and the most frequent mistakes.")
     ] = False,
@@ -82,6 +85,7 @@ def evaluate(
         print_json(values)
         return
     out.print(tables.evaluation(values))
+    out.instead(f"{model}: top-1 {result.top1:.2%}, top-5 {result.top5:.2%}")
     if per_class:
         out.print(tables.classes(values["classes"]))
         if pairs := confusion.pairs(_MOST_PAIRS):

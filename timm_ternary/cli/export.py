@@ -41,7 +41,7 @@ def export(
     ternary: Ternary = None,
     as_json: Json = False,
 ) -> None:
-    """Write a model as an ONNX file, checked against torch in onnxruntime."""
+    """Write a model as an ONNX file. It is checked against torch in onnxruntime."""
     from ..onnx.export import check_request, export_onnx
 
     check_request(output, weights)  # before minutes of loading

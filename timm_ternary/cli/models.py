@@ -53,6 +53,8 @@ def predict(
     else:
         for result in results:
             out.print(tables.prediction(result))
+            best = f"{printable(result['names'][0])} {result['probabilities'][0]:.1%}"
+            out.instead(f"{printable(result['path'], LINE)}: {best}")
     if not results:
         raise ValueError("no image could be read")
 
@@ -97,7 +99,7 @@ def pack(
     ternary: Ternary = None,
     as_json: Json = False,
 ) -> None:
-    """Write a model as a packed directory, which timm loads; or change the encoding of one."""
+    """Write a model as a packed directory. timm loads it; of a packed one, change the encoding."""
     from ..checkpoint.directory import save_packed
     from ..checkpoint.weights_file import WEIGHTS_NAME
     from ..packing.encodings import check_encoding
@@ -121,7 +123,7 @@ def list_(
     methods: Annotated[bool, typer.Option("--methods", help="Methods instead of models.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List the ternary models, or the methods with their options."""
+    """List the ternary models, or the methods. Those with their options."""
     import timm
 
     from .. import quantizers
@@ -137,6 +139,7 @@ def list_(
             name: (quantizers.get(name).__doc__ or "").strip().partition("\n")[0] for name in found
         }
         out.print(tables.methods({name: (found[name], lines[name]) for name in found}))
+        out.instead("\n".join(found))
         return
     pattern = ternary_pattern(pattern)
     names = timm.list_models(pattern, module="ternary", include_tags=tags)

@@ -47,7 +47,7 @@ def report(
     ternary: Ternary = None,
     as_json: Json = False,
 ) -> None:
-    """Draw the figures of a ternary model and its training on one HTML page."""
+    """Draw the figures of a model and its training as a web page."""
     from ..checkpoint.run_files import REPORT_NAME
     from ..report import write_report
     from ..report.runs import find_log

@@ -28,7 +28,7 @@ def push(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Publish a directory on the Hub: model, card, metrics, figures; checked before."""
+    """Publish a directory on the Hub. Model, card, metrics, figures; checked before."""
     import timm_ternary  # noqa: F401  (registers the models)
 
     from ..hub.push import PushOptions, open_published, published_files, push_directory
@@ -44,7 +44,7 @@ def push(
     left = sorted(
         {path.name for path in directory.iterdir()} - {file.partition("/")[0] for file in files}
     )
-    if left:
+    if left and not out.brief:
         out.print(
             f"not uploaded: {', '.join(map(printable, left))}", highlight=False, soft_wrap=True
         )

@@ -110,6 +110,8 @@ def methods(found: Mapping[str, tuple[_Values, str]]) -> Table:
 
 def _table(*columns: str) -> Table:
     table = Table(*columns, box=None, pad_edge=False)
+    for column in table.columns:
+        column.overflow = "fold"  # long names of layers are not cut
     for column in table.columns[1:]:
         column.justify = "right"
     return table

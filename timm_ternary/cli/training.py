@@ -24,12 +24,15 @@ def quickstart(
     ),
     as_json: Json = False,
 ) -> None:
-    """Handwritten digits: float training, ternary training, packing, loading back."""
+    """Try it all on handwritten digits. Float and ternary training, packing, loading."""
     from .quickstart import quickstart as run
 
     metrics = asdict(run(output, say=lambda line: err.print(line, highlight=False)))
     if as_json:
         print_json(metrics)
+        return
+    if out.brief:
+        out.print(f"{output / 'ternary'}: accuracy {metrics['reloaded_accuracy']:.2%}")
         return
     out.print(tables.quickstart(metrics))
     out.print(f"{metrics['seconds']:.0f} s; {output / 'ternary'} loads with", highlight=False)
@@ -42,10 +45,11 @@ def quickstart(
         "allow_extra_args": True,
         "ignore_unknown_options": True,
         "help_option_names": [],
+        "token_normalize_func": None,
     }
 )
 def train(context: typer.Context) -> None:
-    """Train: RECIPE.yaml [--accelerate FILE] [--any_field value]... (--help lists the fields)."""
+    """Train from RECIPE.yaml [--field value]... (--help lists all)."""
     words = []
     for word in context.args:  # --accelerate=FILE is two words, as --accelerate FILE is
         name, equals, file = word.partition("=")

@@ -107,4 +107,4 @@ def _hint(value: Any) -> str:
         float(value if isinstance(value, str) else "")
     except ValueError:
         return ""
-    return " (YAML reads 1e-4 as text: write 1.0e-4)"
+    return " (a number in quotes is text: leave them out)"

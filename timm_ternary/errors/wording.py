@@ -23,10 +23,22 @@ def nearest(name: str, allowed: Iterable[str]) -> str | None:
     return by_lower[found[0]] if found else None
 
 
-def unknown(kind: str, name: object, allowed: Iterable[str], *, limit: int = 20) -> str:
-    """One line for an unknown name: what was got, the nearest valid name, the valid ones."""
+def unknown(
+    kind: str,
+    name: object,
+    allowed: Iterable[str],
+    *,
+    limit: int = 20,
+    meant: str | None = None,
+) -> str:
+    """One line for an unknown name: what was got, the nearest valid name, the valid ones.
+
+    Args:
+        limit: So many valid names are listed.
+        meant: The valid name that is meant, where that is known.
+    """
     names = sorted(map(str, allowed))
-    guess = nearest(str(name), names)
+    guess = meant or nearest(str(name), names)
     line = f"unknown {kind} {shown(name)}"
     line += "." if guess is None else f"; did you mean {guess!r}?"
     if len(names) <= limit:

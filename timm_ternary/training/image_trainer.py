@@ -161,9 +161,10 @@ class ImageTrainer(Trainer):
         # The Trainer's own comes last; one that the caller brings, of a subclass even, stays.
         for index in reversed(range(len(callbacks))):
             if type(callbacks[index]) in (ProgressCallback, PrinterCallback):
-                callbacks[index] = ConsoleProgress(
-                    bar=not self.args.disable_tqdm, moment=self.moment
-                )
+                del callbacks[index]
+                if not self.args.quiet:
+                    bar = not self.args.disable_tqdm
+                    callbacks.insert(index, ConsoleProgress(bar=bar, moment=self.moment))
                 break
         if hasattr(self.train_dataset, "set_epoch"):
             self.add_callback(SetEpoch(self.train_dataset))

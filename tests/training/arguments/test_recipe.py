@@ -17,7 +17,9 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from timm_ternary.config import TernaryConfig
 from timm_ternary.quantizers import check
-from timm_ternary.training.arguments.recipe import describe, load_yaml, parse
+from timm_ternary.training.arguments.help import describe
+from timm_ternary.training.arguments.recipe import load_yaml, parse
+from timm_ternary.training.arguments.spelling import _FIELD_OF, _MEANT
 from timm_ternary.training.run import ARGUMENTS
 
 RECIPES = Path(__file__).parents[3] / "recipes"
@@ -279,3 +281,67 @@ def test_the_command_of_fsdp2_names_the_blocks_of_its_model() -> None:
     assert found is not None
     name = load_yaml(RECIPES / found[2])["model"].partition(".")[0].removesuffix("_tern")
     assert found[1] in {type(module).__name__ for module in timm.create_model(name).modules()}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("{options: {t: 1e-3}}", {"options": {"t": 1e-3}}),
+        ("{t: 1E5, u: -2.5e3, v: .5e-1, w: +1.e+2}", {"t": 1e5, "u": -2.5e3, "v": 0.05, "w": 1e2}),
+        ("{steps: [1e1, 20, {a: 3e0}]}", {"steps": [10.0, 20, {"a": 3.0}]}),
+        ("{quoted: '1e-3', word: 1e-3x, hash: 12e, id: e12}",
+         {"quoted": "1e-3", "word": "1e-3x", "hash": "12e", "id": "e12"}),
+        ("\n  a: &a {t: 1e-3}\n  b: *a", {"a": {"t": 1e-3}, "b": {"t": 1e-3}}),
+    ],
+)  # fmt: skip
+def test_numbers_within_a_mapping_are_numbers(
+    tmp_path: Path, text: str, value: dict[str, Any]
+) -> None:
+    numbers, _ = read(tmp_path, f"table: {text}")
+    assert numbers.table == value
+    assert repr(numbers.table) == repr(value)  # and of the same types
+
+
+def test_text_that_looks_like_a_number_stays_as_it_was_written(tmp_path: Path) -> None:
+    numbers, _ = read(tmp_path, "word: 1e3")
+    assert numbers.word == "1e3"
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("lr", "learning_rate"),
+        ("batch_size", "per_device_train_batch_size"),
+        ("epochs", "num_train_epochs"),
+        ("wd", "weight_decay"),
+        ("workers", "dataloader_num_workers"),
+        ("data", "dataset"),
+        ("arch", "model"),
+        ("img_size", "image_size"),
+        ("steps", "max_steps"),
+        ("sched", "lr_scheduler_type"),
+        ("opt", "optimizer"),
+        ("method", "ternary"),
+        ("smoothing", "label_smoothing_factor"),
+        ("output", "output_dir"),
+        ("resume", "resume_from_checkpoint"),
+        ("temperature", "distill_temperature"),
+        ("LR", "learning_rate"),
+        ("learning-rat", "learning_rate"),
+    ],
+)
+def test_other_programs_names_suggest_ours(tmp_path: Path, given: str, meant: str) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(f"{given}: 1\n")
+    with pytest.raises(ValueError, match=rf"unknown key '{given}'; did you mean '{meant}'\?"):
+        parse([str(path)], *ARGUMENTS)
+    with pytest.raises(ValueError, match=rf"unknown option '--{given}'; did you mean '--{meant}'"):
+        parse([f"--{given}", "1"], *ARGUMENTS)
+
+
+def test_every_suggestion_is_a_field_and_no_field_is_hidden() -> None:
+    known = {f.name for cls in ARGUMENTS for f in fields(cls)}
+    assert set(_MEANT) <= known
+    assert not set(_FIELD_OF) & known
+    others = [other for names in _MEANT.values() for other in names]
+    assert len(others) == len(set(others))

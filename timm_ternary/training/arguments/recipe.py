@@ -6,12 +6,11 @@ import dataclasses
 import json
 import math
 import os
-import types
+import re
 import typing
 from collections.abc import Iterator, Sequence
-from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin
+from typing import Any, NoReturn
 
 import yaml
 from transformers import HfArgumentParser
@@ -19,10 +18,11 @@ from transformers import HfArgumentParser
 from ...compat.transformers import add_parser_field
 from ...errors.foreign import FileError, foreign
 from ...errors.printable import shown
-from ...errors.wording import unknown
 from ...files import read_stream, read_text
+from .hints import allows, describe_hint, members
+from .spelling import unknown_field
 
-__all__ = ["check", "describe", "load_yaml", "parse"]
+__all__ = ["check", "load_yaml", "parse"]
 
 
 def parse(argv: Sequence[str], *dataclass_types: type) -> tuple[Any, ...]:
@@ -73,11 +73,6 @@ def _read(argv: Sequence[str], typer: _Typer) -> tuple[str | None, dict[str, Any
     return recipe, values
 
 
-def describe(usage: str, *dataclass_types: type) -> str:
-    """The help text: every field of the dataclasses, with its default."""
-    return _Parser(dataclass_types, usage=usage, add_help=False).format_help()
-
-
 class _UniqueKeyLoader(yaml.SafeLoader):
     """Refuses a key that occurs twice, of which YAML would silently keep the last."""
 
@@ -101,6 +96,26 @@ _PIPES = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 """What a shell puts in the place of ``<(command)``: a pipe, and meant to be read."""
 
 
+# YAML 1.1 takes 1e-3 for text; YAML 1.2, JSON and people for a number.
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+")
+
+
+def _resolve_numbers(root: yaml.Node) -> None:
+    """Let unquoted 1e-3 be numbers within mappings; fields themselves give values their types."""
+    waiting = [value for _, value in root.value] if isinstance(root, yaml.MappingNode) else []
+    waiting = [value for value in waiting if isinstance(value, yaml.MappingNode)]
+    seen: set[int] = set()  # an alias is the same node once more
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if not isinstance(node, yaml.ScalarNode):
+            waiting += [entry[1] if isinstance(entry, tuple) else entry for entry in node.value]
+        elif node.style is None and _NUMBER.fullmatch(node.value):
+            node.tag = "tag:yaml.org,2002:float"
+
+
 def load_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
@@ -118,6 +133,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         node = loader.get_single_node()
         if node is not None:
             _check_aliases(node)
+            _resolve_numbers(node)
         content = None if node is None else loader.construct_document(node)
     if content is None:
         raise FileError(f"{recipe} is empty: write at least model and dataset")
@@ -178,7 +194,7 @@ class _Parser(HfArgumentParser):
     def _parse_dataclass_field(parser: Any, field: dataclasses.Field[Any]) -> None:
         # transformers 5.23 takes text for a union only where it stands in certain places: it
         # fails on `str | list[str] | None`. What is not text, `from_yaml` passes on as it is.
-        if len(_members(field.type)) > 2 and _allows(field.type, str):
+        if len(members(field.type)) > 2 and allows(field.type, str):
             field.type = str | None
         add_parser_field(parser, field)
 
@@ -197,22 +213,22 @@ class _Typer:
     def from_yaml(self, key: str, value: Any, *, where: str) -> Any:
         """A value of the recipe `where`, typed."""
         if key not in self.hints:
-            raise FileError(f"{where}: " + unknown("key", key, self.hints))
+            raise FileError(f"{where}: " + unknown_field("key", key, self.hints))
         hint, words = self.hints[key], [value]
-        if value is None and _allows(hint, type(None)):
+        if value is None and allows(hint, type(None)):
             return None
         if isinstance(value, dict):
-            if not _allows(hint, dict):
+            if not allows(hint, dict):
                 raise FileError(f"{where}: " + self._mismatch(key, value))
             return value
         if isinstance(value, list):
-            if _allows(hint, str) and _allows(hint, list):
+            if allows(hint, str) and allows(hint, list):
                 return value
             words = value
-            if not _allows(hint, list):
+            if not allows(hint, list):
                 raise FileError(f"{where}: " + self._mismatch(key, value))
         # YAML reads a bare no as false; for a field that takes no truth value it is the word.
-        plain = {True: "yes", False: "no"} if not _allows(hint, bool) else {}
+        plain = {True: "yes", False: "no"} if not allows(hint, bool) else {}
         try:
             texts = [plain[w] if isinstance(w, bool) and plain else _text(w) for w in words]
             return self._typed(key, texts)
@@ -224,16 +240,16 @@ class _Typer:
         key = option[2:].replace("-", "_")
         key = self.aliases.get(key, key)
         bare = key.removeprefix("no_")
-        if key not in self.hints and _allows(self.hints.get(bare), bool) and not words:
+        if key not in self.hints and allows(self.hints.get(bare), bool) and not words:
             return bare, False
         if key not in self.hints:
-            raise FileError("command line: " + unknown("option", option, self._option_names()))
+            raise FileError("command line: " + unknown_field("option", option, self.hints))
         text = " ".join(words)
-        if len(words) == 1 and _allows(self.hints[key], type(None)) and text in ("None", "null"):
+        if len(words) == 1 and allows(self.hints[key], type(None)) and text in ("None", "null"):
             return key, None
-        if len(words) > 1 and _allows(self.hints[key], str) and _allows(self.hints[key], list):
+        if len(words) > 1 and allows(self.hints[key], str) and allows(self.hints[key], list):
             return key, words
-        if text.lstrip().startswith("{") and _allows(self.hints[key], dict):
+        if text.lstrip().startswith("{") and allows(self.hints[key], dict):
             return key, self._json(option, text)
         try:
             return key, self._typed(key, words)
@@ -262,11 +278,8 @@ class _Typer:
             values: dict[str, Any] = json.loads(text)
         return values
 
-    def _option_names(self) -> list[str]:
-        return [f"--{name}" for name in self.hints]
-
     def _mismatch(self, key: str, value: Any, hint: Any = None) -> str:
-        expected = _describe(hint if hint is not None else self.hints[key])
+        expected = describe_hint(hint if hint is not None else self.hints[key])
         return f"{key} must be {expected}, got {shown(value)}"
 
 
@@ -283,42 +296,3 @@ def _text(value: Any) -> str:
     if isinstance(value, int) and value.bit_length() > 1 << 10:  # in hexadecimal YAML knows no end
         raise _Refused("no number of that size")
     return str(value)
-
-
-def _members(hint: Any) -> tuple[Any, ...]:
-    """The alternatives of a type hint."""
-    if get_origin(hint) in (Union, types.UnionType):
-        return get_args(hint)
-    return (hint,)
-
-
-def _allows(hint: Any, kind: type) -> bool:
-    """Whether a type hint has the alternative `kind`, whatever its parameters."""
-    return any((get_origin(member) or member) is kind for member in _members(hint))
-
-
-def _describe(hint: Any) -> str:
-    """A type hint in words, e.g. ``"a number or null"``."""
-    names = {
-        int: "a whole number",
-        float: "a number",
-        bool: "true or false",
-        str: "text",
-        dict: "a mapping",
-        list: "a list",
-        type(None): "null",
-    }
-    words = []
-    for member in _members(hint):
-        origin = get_origin(member) or member
-        if origin is list:
-            words.append("a list, each entry " + _describe(get_args(member)[0]))
-        elif origin is Literal:
-            words.append("one of " + ", ".join(map(str, get_args(member))))
-        elif isinstance(origin, type) and issubclass(origin, Enum):
-            words.append("one of " + ", ".join(str(entry.value) for entry in origin))
-        else:
-            words.append(names.get(origin, getattr(origin, "__name__", str(origin))))
-    if any(word.startswith("one of") for word in words):
-        words = [word for word in words if word != "text"]
-    return " or ".join(words)

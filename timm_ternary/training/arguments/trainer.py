@@ -165,6 +165,10 @@ class TernaryTrainingArguments(ArgumentChecks, TrainingArguments):
             "Higher is better, unless its name ends in loss."
         },
     )
+    quiet: bool = field(
+        default=False,
+        metadata={"help": "Print nothing but errors and, at the end, one line with the result."},
+    )
     # Other defaults than transformers': its own fit text
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Drop data set columns that the model does not accept."}
