@@ -88,7 +88,8 @@ class ModelSummary:
             for x in self.layers
         ]
         total = (
-            f"{printable(self.method)}: {len(self.layers)} ternary layers, {self.ternary_weights:,} weights, "
+            f"{printable(self.method)}: {len(self.layers)} ternary layers, "
+            f"{self.ternary_weights:,} weights, "
             f"{self.zeros:.1%} zeros; {self.packed_bytes:,} bytes packed, "
             f"{self.float_bytes:,} in float ({self.float_bytes / self.packed_bytes:.1f}x)"
         )
