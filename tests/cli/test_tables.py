@@ -46,3 +46,27 @@ def test_names_of_classes_are_no_markup(capsys: pytest.CaptureFixture[str]) -> N
     common.out.print("dir[red]/index.html: 4 figures")
     printed = capsys.readouterr().out
     assert all(name in printed for name in [*names, "dir[red]/index.html"])
+
+
+def test_names_of_files_do_not_steer_the_terminal() -> None:
+    evil = "\x1b[2J\x9b1m\u202ecat\nerror:"
+    shown = "\\x1b[2J\\x9b1m\\u202ecat\\nerror:"
+    result = {"path": evil, "names": [evil], "probabilities": [0.5]}
+    layer = {"name": evil, "kind": evil, "shape": [1], "packed_bytes": 1}
+    layer |= dict.fromkeys(("zeros", "plus", "minus", "pos", "neg"), 0.5)
+    quick = {"model": evil, "top1": 0.5, "top5": 0.5, "images": 1, "seconds": 1.0}
+    found = {evil: ({"option": 1}, evil)}
+    for table in (
+        tables.prediction(result),
+        tables.layers({"layers": [layer]}),
+        tables.evaluation(quick),
+        tables.methods(found),
+    ):
+        buffer = io.StringIO()
+        Console(file=buffer, width=200).print(table)
+        text = buffer.getvalue()
+        assert shown in text and all(c == "\n" or c.isprintable() for c in text)
+    long = {"path": "a", "names": ["x" * 500_000], "probabilities": [0.5]}
+    buffer = io.StringIO()
+    Console(file=buffer, width=200).print(tables.prediction(long))
+    assert len(buffer.getvalue()) < 10_000

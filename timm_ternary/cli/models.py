@@ -79,7 +79,7 @@ def inspect(
     out.print(tables.layers(summary.to_dict()))
     form = "packed" if summary.packed else "trainable"
     out.print(
-        f"{summary.method}, {form}: {len(summary.layers)} ternary layers, "
+        f"{printable(summary.method)}, {form}: {len(summary.layers)} ternary layers, "
         f"{summary.ternary_weights:,} weights, {summary.zeros:.1%} zeros; "
         f"{summary.packed_bytes:,} bytes packed, {summary.float_bytes:,} in float "
         f"({summary.float_bytes / summary.packed_bytes:.1f}x)",

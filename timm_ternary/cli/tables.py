@@ -42,9 +42,7 @@ def evaluation(result: _Values) -> Table:
     """Accuracy of a model on a data set."""
     table = _table("model", "top-1", "top-5", "images", "seconds")
     shares = (f"{100 * result[key]:.2f} %" for key in ("top1", "top5"))
-    table.add_row(
-        printable(result["model"]), *shares, f"{result['images']:,}", f"{result['seconds']:.1f}"
-    )
+    table.add_row(result["model"], *shares, f"{result['images']:,}", f"{result['seconds']:.1f}")
     return table
 
 
@@ -76,9 +74,7 @@ def prediction(result: _Values) -> Group:
     table.columns[2].min_width = 10  # long names of classes wrap instead
     for name, share in zip(result["names"], result["probabilities"], strict=True):
         # Rich's own bar: in ASCII where the terminal knows no more.
-        table.add_row(
-            printable(name), f"{share:.1%}", ProgressBar(total=1, completed=share, width=30)
-        )
+        table.add_row(name, f"{share:.1%}", ProgressBar(total=1, completed=share, width=30))
     return Group(Text(printable(result["path"], LINE), overflow="fold"), table)
 
 
@@ -87,8 +83,8 @@ def layers(summary: _Values) -> Table:
     table = _table("layer", "kind", "shape", "zeros", "+1", "-1", "scale +", "scale -", "bytes")
     for layer in summary["layers"]:
         table.add_row(
-            printable(layer["name"]),
-            printable(layer["kind"]),
+            layer["name"],
+            layer["kind"],
             "x".join(map(str, layer["shape"])),
             *(f"{layer[key]:.1%}" for key in ("zeros", "plus", "minus")),
             *(f"{layer[key]:.3g}" for key in ("pos", "neg")),
@@ -102,14 +98,22 @@ def methods(found: Mapping[str, tuple[_Values, str]]) -> Table:
     table = _table("method", "options and defaults", "")
     for name, (options, line) in found.items():
         values = ", ".join(f"{key}={value!r}" for key, value in options.items())
-        table.add_row(name, printable(values, LINE), printable(line))
+        table.add_row(name, values, line)
     for column in table.columns:
         column.justify = "left"
     return table
 
 
+class _Table(Table):
+    """Of text that may come from a file, class names and layers: none of it steers the terminal."""
+
+    def add_row(self, *cells: Any, **kwargs: Any) -> None:
+        shown = [printable(cell, LINE) if isinstance(cell, str) else cell for cell in cells]
+        super().add_row(*shown, **kwargs)
+
+
 def _table(*columns: str) -> Table:
-    table = Table(*columns, box=None, pad_edge=False)
+    table = _Table(*columns, box=None, pad_edge=False)
     for column in table.columns:
         column.overflow = "fold"  # long names of layers are not cut
     for column in table.columns[1:]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from .. import packing
+from ..errors.printable import printable
 from ..packing.tensors import scale_tensor
 from .convert import config_of, float_state, ternary_layers
 from .forms import layer_code
@@ -82,12 +83,13 @@ class ModelSummary:
             f"{'layer':{width}}  {'shape':>18}  {'zeros':>6}  {'pos':>9}  {'neg':>9}  {'bytes':>9}"
         )
         rows = [
-            f"{x.name:{width}}  {'x'.join(map(str, x.shape)):>18}  {x.zeros:6.1%}  "
+            f"{printable(x.name):{width}}  {'x'.join(map(str, x.shape)):>18}  {x.zeros:6.1%}  "
             f"{x.pos:9.3g}  {x.neg:9.3g}  {x.packed_bytes:9,}"
             for x in self.layers
         ]
         total = (
-            f"{self.method}: {len(self.layers)} ternary layers, {self.ternary_weights:,} weights, "
+            f"{printable(self.method)}: {len(self.layers)} ternary layers, "
+            f"{self.ternary_weights:,} weights, "
             f"{self.zeros:.1%} zeros; {self.packed_bytes:,} bytes packed, "
             f"{self.float_bytes:,} in float ({self.float_bytes / self.packed_bytes:.1f}x)"
         )

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..checkpoint.run_files import STATE_NAME, newest_checkpoint
 from ..checkpoint.weights_file import WEIGHTS_NAME, read_file
-from ..files import read_json
+from ..files import LOG_BYTES, read_json
 from ..nn.convert import ternary_layers, unpack_
 from ..nn.forms import layer_code
 from ..nn.state_dict import latent_layer
@@ -93,7 +93,7 @@ def _files(run: Path) -> Iterator[Path]:
         return
     found = [last]
     try:
-        best = read_json(last / STATE_NAME).get("best_model_checkpoint")
+        best = read_json(last / STATE_NAME, LOG_BYTES).get("best_model_checkpoint")
     except (OSError, ValueError):
         best = None
     if isinstance(best, str):

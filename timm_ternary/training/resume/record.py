@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from ...checkpoint.run_files import STATE_NAME
 from ...checkpoint.weights_file import WEIGHTS_NAME
 from ...errors.numbers import is_whole
-from ...files import read_json, sha256, write_json
+from ...files import LOG_BYTES, read_json, sha256, write_json
 
 __all__ = [
     "NO_STATE",
@@ -161,7 +161,8 @@ def damage(directory: Path) -> str | None:
 
 def read_state(directory: Path) -> dict[str, Any]:
     """The Trainer's state in a checkpoint that is whole."""
-    return read_json(directory / STATE_NAME)
+    state: dict[str, Any] = read_json(directory / STATE_NAME, LOG_BYTES)
+    return state
 
 
 def _files(directory: Path) -> Iterator[tuple[str, Path]]:
