@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +15,14 @@ from ...checkpoint.run_files import CHECKPOINT_PREFIX
 from ...errors.wording import flat
 from .choose import choose
 from .compare import check_fits
-from .record import NO_STATE, damage
+from .record import damage
 
 __all__ = ["best_is_whole", "checkpoint_directory", "resumable", "same_optimizer"]
 
 _logger = logging.getLogger(__name__)
+
+# What torch's optimizers and schedules raise at states of others, and torch.load at no state.
+_OTHERS = (pickle.UnpicklingError, ValueError, KeyError, AttributeError, TypeError)
 
 
 def checkpoint_directory(output_dir: Any, state: Any) -> Path:
@@ -79,7 +83,7 @@ def same_optimizer(trainer: Any, checkpoint: Any) -> Iterator[None]:
     )
     try:
         yield
-    except (*NO_STATE, AttributeError, TypeError) as error:
+    except _OTHERS as error:
         raise ValueError(f"{other} ({flat(error)[:200]})") from error
     if checkpoint is None:
         return

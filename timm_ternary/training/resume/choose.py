@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...checkpoint.run_files import CHECKPOINT_PREFIX
+from ...errors.printable import shown
 from .record import damage, incomplete
 
 __all__ = ["check_asked", "checkpoints", "choose"]
@@ -42,7 +43,7 @@ def check_asked(asked: Any, output_dir: str | Path) -> str | None:
         return _NEWEST[1]
     if not isinstance(asked, (str, PathLike)):
         raise ValueError(
-            f"resume_from_checkpoint must be true or a checkpoint's directory, got {asked!a:.80}"
+            f"resume_from_checkpoint must be true or a checkpoint's directory, got {shown(asked)}"
         )
     path = Path(asked).expanduser()
     if not path.is_dir():

@@ -14,10 +14,11 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ...checkpoint.weights_file import WEIGHTS_NAME
-from ...errors.wording import flat
+from ...errors.foreign import foreign
+from ...errors.printable import printable
 from ...nn.state_dict import readable_name
 from .facts import shortest
-from .record import NO_STATE, read_record, read_state
+from .record import read_record, read_state
 
 __all__ = ["changes", "check_fits", "contradictions"]
 
@@ -310,7 +311,7 @@ def _strange_tensors(directory: Path, model: nn.Module) -> Iterator[Contradictio
 
 
 def _tensor(name: str, what: str) -> Contradiction:
-    return Contradiction(f"it is of another model: {_cut(ascii(readable_name(name))[1:-1])} {what}")
+    return Contradiction(f"it is of another model: {printable(readable_name(name), _WIDTH)} {what}")
 
 
 def _strange_scaler(
@@ -329,11 +330,8 @@ def _strange_schedule(directory: Path, here: Mapping[str, Any]) -> Iterator[Cont
     path = directory / "scheduler.pt"
     if not path.is_file():
         return
-    try:
+    with foreign(path):
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except NO_STATE as error:
-        yield Contradiction(f"{path.name} is no state of a schedule ({_cut(ascii(flat(error)))})")
-        return
     if isinstance(state, dict) and ("lr_lambdas" in state) != (here["schedule"] == "LambdaLR"):
         kinds = "a function of the step", "none"
         old, new = kinds if "lr_lambdas" in state else reversed(kinds)
@@ -364,7 +362,7 @@ def _differ(name: str, old: Any, new: Any) -> str:
 def _sets(what: str, old: Any, new: list[str]) -> str:
     known = {str(name) for name in old} if isinstance(old, list) else set()
     odd = sorted(known ^ set(new))
-    example = _cut(ascii(readable_name(odd[0]))[1:-1]) if odd else ""
+    example = printable(readable_name(odd[0]), _WIDTH) if odd else ""
     where = "there" if odd and odd[0] in known else "here"
     return f"{what}: {len(known)} there, {len(new)} here, e.g. {example} only {where}"
 
@@ -377,23 +375,19 @@ def _option(name: str, value: Any, now: Any = None) -> str:
         text = _json(value)  # whole, to be copied, or not at all
         return f"--{name} {shlex.quote(text)}" if len(text) < 500 else ""
     words = value if isinstance(value, list) else [value]
-    return f"--{name} {' '.join(_cut(shlex.quote(_text(word))) for word in words[:8])}"
+    return f"--{name} {' '.join(printable(shlex.quote(_text(word)), _WIDTH) for word in words[:8])}"
 
 
 def _text(value: Any) -> str:
-    return ascii(value)[1:-1] if isinstance(value, str) else _json(value)
+    return value if isinstance(value, str) else _json(value)
 
 
 def _short(value: Any) -> str:
     """A value from a file, in one line and not long."""
     if value is None:
         return "unset"
-    return _cut(ascii(value) if isinstance(value, str) else _json(value))
+    return printable(repr(value) if isinstance(value, str) else _json(value), _WIDTH)
 
 
 def _json(value: Any) -> str:
     return json.dumps(value)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _WIDTH else f"{text[:_WIDTH]}..."

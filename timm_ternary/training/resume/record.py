@@ -9,25 +9,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import re
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from ...checkpoint.run_files import STATE_NAME
 from ...checkpoint.weights_file import WEIGHTS_NAME
+from ...errors.foreign import FileError, foreign
 from ...errors.numbers import is_whole
-from ...files import LOG_BYTES, read_json, sha256, write_json
+from ...errors.printable import printable
+from ...files import read_json, sha256, write_json
 
 __all__ = [
-    "NO_STATE",
     "RECORD_NAME",
     "Record",
     "begin",
@@ -46,13 +44,10 @@ _ENDINGS = (".safetensors", ".json", ".pt", ".pth", ".bin", ".distcp", ".metadat
 _UNREAD = {"training_args.bin", RECORD_NAME}
 # Names of files that a record may hold: they are shown in errors.
 _NAME = re.compile(r"[\w.\-/]{1,200}")
-# What zipfile raises at damaged archives; a flipped bit may ask for encryption or compression.
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, RuntimeError)
-NO_STATE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError)
-"""What torch raises at a whole file whose content is no state, or would run code."""
-
 # transformers leaves it while --enable_jit_checkpoint writes.
 _INCOMPLETE = "checkpoint-is-incomplete.txt"
+# The Trainer's state holds the whole log of a training, and the Trainer reads it in any case.
+_STATE_BYTES = 1 << 30
 _INDEX = f"{WEIGHTS_NAME}.index.json"
 _WEIGHTS = (WEIGHTS_NAME, _INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
 
@@ -106,7 +101,7 @@ def read_record(directory: Path) -> Record | None:
     damaged = ValueError(f"{RECORD_NAME} is damaged")
     try:
         content = read_json(path)
-    except (ValueError, RecursionError):
+    except FileError:
         raise damaged from None
     stated = content.pop("digest", None)
     if stated != _digest(content):
@@ -161,8 +156,7 @@ def damage(directory: Path) -> str | None:
 
 def read_state(directory: Path) -> dict[str, Any]:
     """The Trainer's state in a checkpoint that is whole."""
-    state: dict[str, Any] = read_json(directory / STATE_NAME, LOG_BYTES)
-    return state
+    return read_json(directory / STATE_NAME, _STATE_BYTES)
 
 
 def _files(directory: Path) -> Iterator[tuple[str, Path]]:
@@ -187,14 +181,15 @@ def _digest(content: Mapping[str, Any]) -> str:
 def _unreadable(name: str, path: Path) -> str | None:
     """What a file shows by itself of being cut or damaged."""
     try:
-        if name.endswith(".safetensors"):
-            with safe_open(str(path), framework="pt") as file:
-                file.keys()
-        elif name.endswith((".pt", ".pth")):
-            with zipfile.ZipFile(path) as archive:
-                if (inner := archive.testzip()) is not None:
-                    return f"{name} is damaged ({inner!a:.80})"
-    except (SafetensorError, EOFError, OSError, *_ZIP_ERRORS):
+        with foreign(name):
+            if name.endswith(".safetensors"):
+                with safe_open(str(path), framework="pt") as file:
+                    file.keys()
+            elif name.endswith((".pt", ".pth")):
+                with zipfile.ZipFile(path) as archive:
+                    if (inner := archive.testzip()) is not None:
+                        return f"{name} is damaged ({printable(inner)})"
+    except FileError:
         return f"{name} is cut off or damaged"
     return None
 
@@ -202,7 +197,7 @@ def _unreadable(name: str, path: Path) -> str | None:
 def _state_damage(directory: Path) -> str | None:
     try:
         step = read_state(directory).get("global_step")
-    except (ValueError, RecursionError):
+    except FileError:
         return f"{STATE_NAME} is cut off or damaged"
     if not is_whole(step, low=0):
         return f"{STATE_NAME} is no state of a training"
@@ -222,7 +217,7 @@ def incomplete(directory: Path) -> str | None:
     if _INDEX in found:
         try:
             parts = set(read_json(found[_INDEX])["weight_map"].values())
-        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        except (FileError, KeyError, AttributeError, TypeError):
             return f"{_INDEX} is cut off or damaged"
         if not parts <= found.keys():
             return f"a file that {_INDEX} names is missing"
