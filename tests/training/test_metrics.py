@@ -66,10 +66,12 @@ def _wrapper(problem: str | None) -> nn.Module:
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
 def test_top1_of_one_class_an_image(found: str, kind: Any) -> None:
     logits = np.array([[0.1, 0.9], [0.8, 0.2], [0.4, 0.6], [0.5, 0.4]], dtype=np.float32)
-    labels = np.array([1, 0, 0, -100])
+    labels = np.array([1, 0, 0, 1])
     given = logits if found == "logits" else logits.argmax(1)
     assert Top1()(EvalPrediction(kind(given), kind(labels))) == {"accuracy": 0.5}
     assert Top1()(EvalPrediction((kind(given), kind(logits)), kind(labels))) == {"accuracy": 0.5}
+    passed_over = np.where(labels == 0, labels, -100)
+    assert Top1()(EvalPrediction(kind(given), kind(passed_over))) == {"accuracy": 0.5}
     rows = np.array([[0.0, 1.0], [0.7, 0.3], [1.0, 0.0], [0.2, 0.8]])
     assert Top1()(EvalPrediction(kind(given), kind(rows))) == {"accuracy": 0.5}
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 from transformers import PrinterCallback, ProgressCallback, Trainer, default_data_collator
-from transformers.trainer_pt_utils import LabelSmoother
+from transformers.trainer_pt_utils import LabelSmoother, nested_detach
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..data.datasets.seeding import seeded
@@ -466,8 +466,16 @@ class ImageTrainer(Trainer):
         inputs = {key: value for key, value in inputs.items() if key != TEACHER_LOGITS}
         labels = inputs.get("labels")
         if self._plain:
-            logits, outputs = model(inputs["pixel_values"]), None
-            given = self._given_loss(logits, labels, num_items_in_batch)
+            found = model(inputs["pixel_values"])
+            given = self._given_loss(found, labels, num_items_in_batch)
+            logits, outputs = _plain_outputs(found)
+            if logits is None and given is not None:
+                return given, {**outputs, "loss": given}
+            if logits is None:
+                raise ValueError(
+                    f"the model gives {type(found).__name__} without logits (n, classes): let its "
+                    'forward return them, alone, first in a tuple, or as "logits" in a dict'
+                )
         else:
             given, outputs = super().compute_loss(
                 model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
@@ -485,13 +493,13 @@ class ImageTrainer(Trainer):
             temperature=self.args.distill_temperature,
             share=self._share(len(logits), num_items_in_batch),
         )
-        return loss, {"loss": loss, "logits": logits} if outputs is None else outputs
+        return loss, {**outputs, "loss": loss} if self._plain else outputs
 
-    def _given_loss(self, logits: Tensor, labels: Any, count: Any) -> Any:
-        """What `compute_loss_func` says of a plain model's logits; None without one."""
+    def _given_loss(self, found: Any, labels: Any, count: Any) -> Any:
+        """What `compute_loss_func` says of what a plain model gives; None without one."""
         if self.compute_loss_func is None:
             return None
-        loss = self.compute_loss_func(logits, labels, num_items_in_batch=count)
+        loss = self.compute_loss_func(found, labels, num_items_in_batch=count)
         if self.args.average_tokens_across_devices and count is not None:
             # The number is that of all processes, whose gradients are averaged later on.
             loss = loss * self.accelerator.num_processes
@@ -528,7 +536,10 @@ class ImageTrainer(Trainer):
         if self._plain and inputs.get("labels") is None:
             inputs = self._prepare_inputs(inputs)
             with torch.no_grad(), self.compute_loss_context_manager():
-                logits = model(inputs["pixel_values"])
+                _, outputs = _plain_outputs(model(inputs["pixel_values"]))
+            # As the Trainer: of one output that, of several a tuple.
+            given = nested_detach(tuple(outputs.values()))
+            logits = given[0] if len(given) == 1 else given
             return None, None if prediction_loss_only else logits, None
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
@@ -650,6 +661,17 @@ class ImageTrainer(Trainer):
 
 def _logits(outputs: Any) -> Tensor | None:
     return outputs.get("logits") if isinstance(outputs, dict) else None
+
+
+def _plain_outputs(found: Any) -> tuple[Tensor | None, dict[str, Any]]:
+    """Logits of what a plain model gives, and all of it as a dict.
+
+    Of a tuple the first is the logits, as timm's distilled models do it; of a dict ``logits``.
+    """
+    if isinstance(found, Mapping):
+        return found.get("logits"), dict(found)
+    first = found[0] if isinstance(found, (tuple, list)) and found else found
+    return first if isinstance(first, Tensor) else None, {"logits": found}
 
 
 def _given(made: Any, kind: Any = None) -> str | None:

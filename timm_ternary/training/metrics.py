@@ -12,6 +12,7 @@ from transformers import EvalPrediction
 
 from ..nn.trainable import latent_weight
 from ..quantizers.base import Quantizer
+from .batches import IGNORED
 from .fsdp import whole
 
 __all__ = [
@@ -42,7 +43,8 @@ def _counts(found: Any, labels: Any) -> Tensor | None:
 
     Args:
         found: Logits ``(n, classes)`` or classes ``(n,)``.
-        labels: Classes ``(n,)``, or one row ``(n, classes)`` an image.
+        labels: Classes ``(n,)``, of which those that the loss passes over do not count, or one row
+            ``(n, classes)`` an image.
     """
     if not isinstance(found, Tensor) or not isinstance(labels, Tensor):
         return None  # several of either
@@ -56,7 +58,7 @@ def _counts(found: Any, labels: Any) -> Tensor | None:
         if classes.ndim != 1 or classes.is_floating_point():
             return None  # a number or a map to find, not a class
     hits = (found == labels).sum()
-    images = torch.full_like(hits, len(labels))
+    images = (labels != IGNORED).sum()
     strange = torch.zeros_like(hits) if single is None else (~single).sum()
     return torch.stack([hits, images, strange]).double()
 
