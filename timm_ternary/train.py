@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from .errors.wording import flat
 from .quantizers import import_methods, take_imports
 from .training.arguments.help import describe
 from .training.arguments.recipe import parse
+from .training.outcome import outcome
 from .training.run import ARGUMENTS, fit
 from .training.silence import silence
 from .training.stop import STATUS, Terminated
@@ -43,7 +45,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             raise ValueError(f"no recipe is given; type: {_TYPE}")
         words, modules = take_imports(words)
         import_methods(modules)
-        return _train(*parse(words, *ARGUMENTS))
+        recipe = None if words[0].startswith("--") else words[0]
+        return _train(recipe, *parse(words, *ARGUMENTS))
     except (OSError, ValueError) as error:  # OSError: what is read or written is not there
         # An error in a worker of the loader comes with the traceback before it.
         message = str(error).rpartition("\nValueError: ")[2]
@@ -58,14 +61,18 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         raise SystemExit(STATUS) from stop
 
 
-def _train(model_args: Any, data_args: Any, args: Any) -> dict[str, Any]:
+def _train(recipe: str | None, model_args: Any, data_args: Any, args: Any) -> dict[str, Any]:
     if args.quiet:
         silence()
     metrics = fit(model_args, data_args, args).metrics
-    if args.quiet and args.process_index == 0:
+    if args.process_index == 0 and args.quiet:
         accuracy = metrics.get("eval_accuracy")
         found = "" if accuracy is None else f": accuracy {accuracy:.2%}"
         print(f"{args.output_dir}{found}")
+    elif args.process_index == 0:
+        directory = Path(args.output_dir)
+        for line in outcome(directory, dataset=data_args.dataset, recipe=recipe):
+            print(line, file=sys.stderr)
     return metrics
 
 

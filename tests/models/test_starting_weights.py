@@ -98,6 +98,18 @@ def test_a_packed_run_gives_its_backbone(model: nn.Module, tmp_path: Path) -> No
     assert torch.equal(tuned.conv1[0].weight, stored.conv1[0].weight)
 
 
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "tf_efficientnet_lite0_tern"])
+def test_a_new_head_starts_small(name: str, tmp_path: Path) -> None:
+    """timm starts the head of an efficientnet by its number of classes: 0.41 for 6 of them."""
+    torch.save(timm.create_model(name[:21], num_classes=10).state_dict(), tmp_path / "w.pth")
+    head = start(tmp_path / "w.pth", name=name, classes=6).classifier
+    weight = head.parametrizations.weight.original if "_tern" in name else head.weight
+    assert weight.shape == (6, 1280) and 0.02 < weight.abs().max() <= 1280**-0.5
+    if "_tern" in name:  # and its threshold is that of the new weights
+        threshold = head.parametrizations.weight[0].threshold
+        assert float(threshold) == pytest.approx(0.1 * float(weight.abs().max()), rel=1e-5)
+
+
 def test_models_whose_file_is_renamed_on_loading(tmp_path: Path) -> None:
     """Of facebook's ConvNeXt the head is called head, of timm's head.fc."""
     model = timm.create_model("convnext_atto", num_classes=10)

@@ -10,7 +10,7 @@ from typing import Any
 
 import timm
 from timm.models import load_model_config_from_hf, load_state_dict
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checkpoint.config_json import CONFIG_NAME, read_config
 from ..checkpoint.skeleton import check_room, skeleton
@@ -23,7 +23,7 @@ from ..nn.state_dict import latent_layer, weight_key
 from ..nn.timm_wrapper import timm_names
 from .sources import weights_path
 
-__all__ = ["StartingWeights", "adapt_head", "find_weights"]
+__all__ = ["StartingWeights", "adapt_head", "find_weights", "start_head"]
 
 _logger = logging.getLogger(__name__)
 
@@ -162,6 +162,24 @@ def find_weights(checkpoint: str) -> StartingWeights:
         return StartingWeights(checkpoint, path)
     config = read_config(directory / CONFIG_NAME)
     return StartingWeights(checkpoint, path, _images(config.pretrained_cfg), config.architecture)
+
+
+def start_head(model: Any) -> None:
+    """Start a new linear head of a trained backbone as torch starts a linear layer.
+
+    Some of timm's start it by its number of classes: in an efficientnet with 6 classes weights are
+    up to 0.41, logits of trained features have a spread of several units, and the first steps
+    undo the backbone to make up for it (a loss of 4.5 where chance has 1.8).
+
+    Args:
+        model: A timm model, float or in its trainable form, whose pretrained_cfg names its head.
+    """
+    for name in _names(model.pretrained_cfg.get("classifier")):
+        layer = model.get_submodule(name)
+        if isinstance(layer, nn.Linear):
+            fresh = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+            state = {f"{name}.{key}": value for key, value in fresh.state_dict().items()}
+            model.load_state_dict(state, strict=False)
 
 
 def adapt_head(model: Any, state: MutableMapping[str, Any], prefix: str, *_: Any) -> None:

@@ -104,7 +104,7 @@ def _next(
 
 
 def _step_after(recipe: str | None) -> Path | None:
-    """The recipe of the ternary run beside that of a float one: NAME_tga.yaml of NAME_float.yaml."""
+    """The recipe of the ternary run, NAME_tga.yaml, beside that of a float one, NAME_float.yaml."""
     if recipe is None or not Path(recipe).stem.endswith("_float"):
         return None
     path = Path(recipe)

@@ -19,7 +19,7 @@ from ..errors.printable import shown
 from ..errors.wording import unknown
 from ..models.names import check_name
 from ..models.sources import SOURCE_KEYS
-from ..models.starting_weights import StartingWeights, find_weights
+from ..models.starting_weights import StartingWeights, find_weights, start_head
 from ..names import is_ternary_name, ternary_name
 from .arguments.model import ModelArguments
 
@@ -97,6 +97,9 @@ def build_model(
     # What timm raises for what does not fit.
     with foreign(f"cannot build {shown(args.model)}", explain=explain):
         model = timm.create_model(args.model, num_classes=num_classes, in_chans=in_chans, **kwargs)
+    of_weights = kwargs.get("pretrained_cfg_overlay", start.cfg).get("num_classes", num_classes)
+    if kwargs["pretrained"] and of_weights != num_classes:
+        start_head(model)
     cfg = {k: v for k, v in dict(model.pretrained_cfg).items() if k not in SOURCE_KEYS}
     if size and size != tuple(start.cfg.get("input_size", ()))[1:]:
         cfg["pool_size"] = None  # it belongs to the other size
