@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .. import packing
 from ..code import TernaryCode
+from .trainable import refuse_scripting
 
 __all__ = ["PackedConv2d", "PackedLinear", "PackedWeight", "host_class", "packed_class"]
 
@@ -52,6 +53,11 @@ class PackedWeight:
         """Take codes in 2bit and scales; the buffers take their shapes."""
         self.weight_packed = packed.to(self.weight_packed.device)
         self.weight_scale = scale.to(self.weight_scale, copy=True)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """See `refuse_scripting`."""
+        assert isinstance(self, nn.Module)
+        return refuse_scripting(self)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Pickle by host class: `packed_class` makes its subclass at run time."""

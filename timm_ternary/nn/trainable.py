@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from ..quantizers import Quantizer
 
-__all__ = ["latent_weight", "parametrize_weight", "quantizer_of"]
+__all__ = ["latent_weight", "parametrize_weight", "quantizer_of", "refuse_scripting"]
 
 
 def quantizer_of(layer: nn.Module) -> Quantizer | None:
@@ -46,6 +46,19 @@ def parametrize_weight(layer: nn.Module, quantizer: nn.Module) -> None:
     _make_copyable(layer)
 
 
+def refuse_scripting(layer: nn.Module) -> nn.Module:
+    """What torch.jit.script asks a module for: it cannot compile weights that are properties.
+
+    Raises:
+        ValueError: Always; says what to type.
+    """
+    raise ValueError(
+        f"torch.jit.script does not take ternary layers ({type(layer).__name__}): type "
+        "torch.jit.trace(model, images), torch.export.export(model, (images,)), or "
+        "timm-ternary export"
+    )
+
+
 def _make_copyable(layer: nn.Module) -> None:
     cls: Any = type(layer)
     host: Any = cls.__bases__[0]
@@ -63,6 +76,7 @@ def _make_copyable(layer: nn.Module) -> None:
     if "__deepcopy__" in vars(cls):  # torch's; a host's own goes first
         cls.__deepcopy__ = deepcopied
     cls.__reduce_ex__ = reduced
+    cls.__prepare_scriptable__ = refuse_scripting
 
 
 def _blank(host: type[nn.Module], names: Sequence[str]) -> nn.Module:

@@ -54,7 +54,7 @@ def tga(
             moments = row_moments(rows)
     mean, std, flat = moments
     scale, clipped = truncated_scale(threshold, mean, std)
-    equal = rows[:, :1].detach().abs().to(scale.dtype) * keep_flat
+    equal = rows[:, :1].detach().abs().to(scale.dtype) * float(keep_flat)
     scale = torch.where(flat, equal, scale).to(rows.dtype)
     high = (mean + clipped).masked_fill(flat, 0).to(rows.dtype)
     low = (mean - clipped).masked_fill(flat, 0).to(rows.dtype)
