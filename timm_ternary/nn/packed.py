@@ -32,6 +32,8 @@ class PackedWeight:
     weight_shape: torch.Size
     weight_frozen: bool = False
     """Whether the weight took no gradients when it was packed, and is to take none unpacked."""
+    tie: str | None = None
+    """The same text in layers that were made of one weight; a copy of a model keeps it."""
 
     @property
     def weight(self) -> Tensor:
@@ -52,6 +54,13 @@ class PackedWeight:
         """Take codes in 2bit and scales; the buffers take their shapes."""
         self.weight_packed = packed.to(self.weight_packed.device)
         self.weight_scale = scale.to(self.weight_scale, copy=True)
+
+    def holds_same(self, other: PackedWeight) -> bool:
+        """Whether `other` holds the same codes and scales; on the meta device nobody knows: yes."""
+        if self.weight_shape != other.weight_shape:
+            return False
+        pairs = ((self.weight_packed, other.weight_packed), (self.weight_scale, other.weight_scale))
+        return all(a.is_meta or torch.equal(a, b) for a, b in pairs)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Pickle by host class: `packed_class` makes its subclass at run time."""
