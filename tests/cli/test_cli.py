@@ -19,7 +19,7 @@ from PIL import Image
 import timm_ternary  # noqa: F401  (registers the models)
 from timm_ternary.checkpoint.directory import save_packed
 from timm_ternary.cli import training
-from timm_ternary.onnx.export import runtime_knows
+from timm_ternary.onnx.export import RUNTIMES, WEIGHTS, runtime_knows
 
 MODEL = "resnet8_cifar_tern"
 
@@ -274,8 +274,14 @@ def test_export(run: Run, packed: Path, tmp_path: Path) -> None:
     assert status == 0 and result["weights"] == "int2" and result["opset"] == 25
     assert result["bytes"] == path.stat().st_size
     assert result["error"] <= 1e-4 if runtime_knows("int2") else result["error"] is None
+    _, out, _ = run("export", packed, path, "--image-size", 16)
+    assert out.splitlines()[1:] == [f"int2: {RUNTIMES['int2']}"] and "OpenVINO" in out
     status, out, _ = run("export", packed, path, "--weights", "float")
     assert status == 0 and f"{path.stat().st_size:,} bytes, float, opset 18, off torch by" in out
+
+
+def test_every_kind_of_weights_says_who_reads_it() -> None:
+    assert RUNTIMES.keys() == WEIGHTS.keys()
 
 
 def test_export_mistakes(run: Run, packed: Path, tmp_path: Path) -> None:

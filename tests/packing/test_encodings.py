@@ -255,7 +255,7 @@ class TestZstd:
             raise ImportError(name)
 
         monkeypatch.setattr(importlib, "import_module", absent)
-        line = r"pip install 'timm-ternary\[zstd\]'"
+        line = r'pip install -e "\.\[zstd\]"'
         with pytest.raises(ValueError, match=line):
             packing.encode(random_codes(1, 100), "zstd")
         with pytest.raises(ValueError, match=line):

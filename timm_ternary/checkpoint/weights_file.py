@@ -34,6 +34,7 @@ from ..code import TernaryCode
 from ..config import TernaryConfig
 from ..errors.foreign import FileError, foreign
 from ..errors.printable import printable, shown
+from ..errors.wording import UPDATE
 from ..files import check_regular, read_json
 from ..nn.state_dict import (
     is_packed_key,
@@ -457,7 +458,7 @@ def _read_header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     if not isinstance(version, int) or not 1 <= version <= VERSION:
         raise FileError(
             f"{path}: format version {shown(version)}, this release reads up to {VERSION}; "
-            "type: pip install -U timm-ternary"
+            f"type: {UPDATE}"
         )
     for key, kind in _HEADER.items():
         if not isinstance(header.get(key), kind):

@@ -24,14 +24,14 @@ from .common import (
 
 __all__ = ["export"]
 
-_NOT_RUN = "not run: no onnxruntime that knows such weights"
-
 
 @app.command()
 def export(
     model: Model,
     output: Annotated[Path, typer.Argument(help="File to write, in .onnx.")],
-    weights: Annotated[str, typer.Option(help="int2, int8 (older runtimes) or float.")] = "int2",
+    weights: Annotated[
+        str, typer.Option(help="int2 (ONNX Runtime), int8 (others, e.g. OpenVINO) or float.")
+    ] = "int2",
     image_size: Annotated[
         int | None, typer.Option(min=1, help="Pixels (default: the model's own).")
     ] = None,
@@ -42,7 +42,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a model as an ONNX file. It is checked against torch in onnxruntime."""
-    from ..onnx.export import check_request, export_onnx
+    from ..onnx.export import RUNTIMES, check_request, export_onnx
 
     check_request(output, weights)  # before minutes of loading
     loader = load if weights == "float" else load_ternary
@@ -61,3 +61,4 @@ def export(
         highlight=False,
         soft_wrap=True,
     )
+    out.print(f"{result.weights}: {RUNTIMES[result.weights]}", highlight=False, soft_wrap=True)

@@ -10,7 +10,15 @@ from typing import Any
 from .foreign import foreign
 from .printable import LINE, printable, shown
 
-__all__ = ["flat", "nearest", "parse_json", "unknown"]
+__all__ = ["UPDATE", "extra", "flat", "nearest", "parse_json", "unknown"]
+
+UPDATE = "git pull in the clone of timm_ternary"
+"""How a later release is installed: the package is in no registry."""
+
+
+def extra(name: str) -> str:
+    """What to type for an optional part of the package: a clone is what it is installed from."""
+    return f'pip install -e ".[{name}]" in the clone of timm_ternary'
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:

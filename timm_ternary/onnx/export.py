@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..code import TernaryCode
-from ..errors.wording import flat, unknown
+from ..errors.wording import extra, flat, unknown
 from ..evaluation import label_names
 from ..files import atomic_write
 from ..nn.convert import checked_code, config_of, ternary_layers
@@ -30,13 +30,20 @@ from ..nn.forms import make_plain
 from ..version import __version__
 from .weights import fold_batch_norms, insert_codes
 
-__all__ = ["WEIGHTS", "OnnxFile", "check_request", "export_onnx", "runtime_knows"]
+__all__ = ["RUNTIMES", "WEIGHTS", "OnnxFile", "check_request", "export_onnx", "runtime_knows"]
 
 WEIGHTS = {"int2": (25, 12), "int8": (18, 8), "float": (18, 8)}
 """Opset and IR version of each kind of weights: the lowest that has its types.
 
 onnxruntime 1.31 has INT2 at opset 25 and 26 only; 1.23 has none.
 """
+
+RUNTIMES = {
+    "int2": "for ONNX Runtime 1.31 or later; OpenVINO and others refuse INT2: type --weights int8",
+    "int8": "for ONNX Runtime, OpenVINO and every other runtime of opset 18",
+    "float": "for ONNX Runtime, OpenVINO and every other runtime of opset 18",
+}
+"""Who loads each kind (OpenVINO 2026.4 was tried: it loads int8 and float, and refuses int2)."""
 
 TOLERANCE = 1e-4
 """Largest difference of the logits from torch's, relative to the largest logit."""
@@ -83,7 +90,7 @@ def check_request(path: str | Path, weights: str) -> None:
         raise ValueError(f"{str(path)!r}: there is no directory {str(path.parent)!r}")
     for package in ("onnx", "onnxscript"):
         if _module(package) is None:
-            raise ValueError(f"export needs {package}; type: pip install 'timm-ternary[onnx]'")
+            raise ValueError(f"export needs {package}; type: {extra('onnx')}")
 
 
 def export_onnx(

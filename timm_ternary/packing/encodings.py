@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..errors.wording import unknown
+from ..errors.wording import extra, unknown
 
 __all__ = [
     "ENCODINGS",
@@ -289,4 +289,4 @@ def _zstd() -> _Zstd:
             return _Zstd(importlib.import_module(name), standard=name == "compression.zstd")
         except ImportError:
             continue
-    raise ValueError("encoding 'zstd' needs a library; type: pip install 'timm-ternary[zstd]'")
+    raise ValueError(f"encoding 'zstd' needs a library; type: {extra('zstd')}")

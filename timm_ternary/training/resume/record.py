@@ -23,6 +23,7 @@ from ...checkpoint.weights_file import WEIGHTS_NAME
 from ...errors.foreign import FileError, foreign
 from ...errors.numbers import is_whole
 from ...errors.printable import printable
+from ...errors.wording import UPDATE
 from ...files import read_json, sha256, write_json
 
 __all__ = [
@@ -108,7 +109,7 @@ def read_record(directory: Path) -> Record | None:
         raise damaged
     version, facts, files = (content.get(key) for key in ("version", "facts", "files"))
     if version != VERSION:
-        raise ValueError(f"{RECORD_NAME} is of another version; type: pip install -U timm-ternary")
+        raise ValueError(f"{RECORD_NAME} is of another version; type: {UPDATE}")
     if not isinstance(facts, dict) or not isinstance(files, dict):
         raise damaged
     entries = {}
