@@ -20,7 +20,7 @@ from trainer_models import losses, small_net, trainer
 from transformers.trainer_utils import SchedulerType
 
 from timm_ternary.nn.convert import quantizers_of
-from timm_ternary.training.optim import TwoPhaseOptimizer
+from timm_ternary.training.optim import TwoPhaseOptimizer, rate_of
 
 OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], Optimizer]] = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
@@ -164,6 +164,8 @@ def test_a_group_that_is_added_later_is_one_of_the_weights() -> None:
     assert torch.equal(late, torch.ones(2)) and threshold.item() == 0.5
     both.step()
     assert late[0].item() == pytest.approx(0.75, abs=0.01) and threshold.item() == 0.5
+    # The last group is no longer that of the thresholds.
+    assert (rate_of(both, [threshold]), rate_of(both, [late])) == (0.5, 0.25)
     both.load_state_dict(both.state_dict())
     both.step()
     assert late[0].item() < 0.6
