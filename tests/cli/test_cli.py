@@ -164,8 +164,8 @@ def test_predict_names_and_skips_wrong_files(
     assert status == 2 and out == ""
     lines = err.splitlines()
     assert lines[0].startswith(f"skipped {images[0]}: ") and "decompression bomb" in lines[0]
-    assert lines[1] == f"skipped {missing}: No such file or directory"
-    assert lines[2] == f"skipped {images[0].parent}: Is a directory"
+    assert lines[1] == f"skipped {missing}: no such file"
+    assert lines[2] == f"skipped {images[0].parent}: not a file, but a directory"
     status, out, err = run("predict", packed, wrong)
     assert status == 2 and err.splitlines()[-1] == "error: no image could be read"
 

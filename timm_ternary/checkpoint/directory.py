@@ -17,6 +17,7 @@ from .. import packing
 from ..code import TernaryCode
 from ..config import TernaryConfig
 from ..errors.foreign import FileError, foreign
+from ..errors.printable import shown
 from ..files import read_json, sha256
 from ..names import base_name, is_ternary_name, ternary_name
 from ..nn.convert import checked_code, config_of, float_state, ternary_layers
@@ -259,9 +260,12 @@ def check_directory(directory: Path, *, weights: bool = True) -> WeightsFile | N
         under another name, or that lie in shards.
 
     Raises:
+        ValueError: There is no such directory.
         FileError: config.json is missing or damaged, or the weights are of another model, or were
             written with another config.json.
     """
+    if not directory.is_dir():
+        raise ValueError(f"there is no directory {shown(str(directory))}")
     config = read_config(directory / CONFIG_NAME)
     name, path = config.architecture, weights_in(directory)
     if not weights or not name or is_ternary_name(name) or not is_stored(path):
