@@ -51,6 +51,7 @@ from timm_ternary.checkpoint.weights_file import (
     read_weights,
 )
 from timm_ternary.hf import TernaryQuantizationConfig
+from timm_ternary.models.names import load_model
 from timm_ternary.nn.convert import is_packed, ternary_layers
 from timm_ternary.nn.forms import layer_code
 from timm_ternary.packing.encodings import ENCODINGS
@@ -181,9 +182,67 @@ class TestWithoutImport:
             assert "holds no digests" in caplog.text
             packed = load_packed(saved)
             assert is_packed(packed) and not is_packed(load_packed(saved, packed=False))
-            # Packed anew it is the file that it came from.
-            again = save_packed(packed, tmp_path / key) / WEIGHTS_NAME
-            assert again.read_bytes() == (root / key / WEIGHTS_NAME).read_bytes()
+            # Packed anew it holds the tensors that it came from, of the same digests;
+            # transformers has put labels into config.json.
+            again, first = read_file(save_packed(packed, tmp_path / key) / WEIGHTS_NAME), root / key
+            assert (
+                again.metadata["timm_ternary"]
+                == read_file(first / WEIGHTS_NAME).metadata["timm_ternary"]
+            )
+
+    @pytest.mark.parametrize("form", ["packed", "bare", "unpacked", "float"])
+    def test_saved_in_shards(
+        self, form: str, models: dict[str, nn.Module], root: Path, tmp_path: Path
+    ) -> None:
+        """max_shard_size splits the file; it loads in every way that one file does."""
+        x = batch(MODELS["plain"][0])
+        if form == "float":
+            model = trained("test_resnet")
+            save_float(model, tmp_path / "from")
+            expected = logits(model, x)
+        else:
+            expected = outputs(models["plain"], x)
+        source = {"float": tmp_path / "from", "bare": root / "plain-bare"}.get(form, root / "plain")
+        wrapped = from_pretrained(source)
+        if form == "unpacked":
+            timm_ternary.unpack_(wrapped)
+        if form == "bare":
+            wrapped.hf_quantizer = None
+        for _ in range(2):
+            saved = tmp_path / "shards"
+            wrapped.save_pretrained(saved, max_shard_size="60KB")
+            assert len(list(saved.glob("model-*.safetensors"))) > 1
+            assert not (saved / WEIGHTS_NAME).exists()
+            assert_same(load_model(str(saved)), x, expected)
+            if form != "float":
+                assert_same(timm.create_model(f"local-dir:{saved}", pretrained=True), x, expected)
+            wrapped = from_pretrained(saved)
+            assert_same(wrapped, x, expected)
+        if form == "packed":
+            shard = max(saved.glob("model-*.safetensors"), key=lambda path: path.stat().st_size)
+            data = bytearray(shard.read_bytes())
+            data[-3] ^= 1
+            shard.write_bytes(data)
+            for load in (load_packed, from_pretrained):
+                with pytest.raises(ValueError, match="is damaged"):
+                    load(saved)
+            shard.unlink()
+            with pytest.raises(ValueError, match=f"{shard.name}: no such file"):
+                load_packed(saved)
+
+    def test_an_index_that_names_files_elsewhere(self, root: Path, tmp_path: Path) -> None:
+        shutil.copy(root / "plain" / CONFIG_NAME, tmp_path)
+        index = tmp_path / f"{WEIGHTS_NAME}.index.json"
+        for text, match in (
+            ('{"weight_map": {"a": "../model.safetensors"}}', "is no name of a"),
+            ('{"weight_map": {"a": ".model.safetensors"}}', "is no name of a"),
+            ('{"weight_map": {"a": 3}}', "is no name of a"),
+            ('{"weight_map": []}', "it has no weight_map"),
+            ("[]", "not a JSON object"),
+        ):
+            index.write_text(text)
+            with pytest.raises(ValueError, match=match):
+                load_packed(tmp_path)
 
     def test_a_bare_file_with_other_classes(self, root: Path) -> None:
         model = timm.create_model(

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import hashlib
 import json
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from .errors.foreign import FileError, foreign
 from .errors.printable import printable
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 __all__ = [
     "LOG_BYTES",
@@ -24,6 +33,8 @@ __all__ = [
     "read_stream",
     "read_text",
     "sha256",
+    "staged",
+    "sync_directory",
     "write_json",
 ]
 
@@ -39,6 +50,42 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+_SUFFIX = ".part"
+# How tempfile names them; those of earlier versions have no suffix.
+_LEFT_OVER = r"[a-z0-9_]{8}(\.part)?"
+
+
+@contextmanager
+def staged(path: Path, write: Callable[[Path], object]) -> Iterator[Path]:
+    """Write beside `path` on entry, in full on the disk; gone at the end unless it was renamed.
+
+    What processes that were killed have left of such files for `path` is removed first.
+
+    Args:
+        path: The file to be made or replaced.
+        write: Called with the path of the temporary file.
+
+    Yields:
+        The path of the temporary file.
+    """
+    _remove_left_over(path)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_SUFFIX, dir=path.parent)
+    temporary = Path(name)
+    if fcntl is None:
+        os.close(handle)  # Windows renames no file that is open
+    else:
+        _lock(handle)
+    try:
+        write(temporary)
+        # mkstemp is private to the user; a published file is as readable as any other.
+        temporary.chmod(0o666 & ~_umask())
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+        if fcntl is not None:
+            os.close(handle)
 
 
 @contextmanager
@@ -49,19 +96,54 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> Iterator[None]:
         path: The file to make or replace.
         write: Called with the path of the temporary file.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        # mkstemp is private to the user; a published file is as readable as any other.
-        temporary.chmod(0o666 & ~_umask())
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+    with staged(path, write) as temporary:
         yield
         temporary.replace(path)
+        sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Have the names in `directory` on the disk, where the system can: renames in their order."""
+    if os.name == "nt":
+        return
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems have no such thing; what was renamed is in place all the same.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Hold a temporary file for as long as its handle is open: nobody then takes it for left over.
+
+    Returns:
+        Whether nobody else holds it; False where the file system has no locks.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _remove_left_over(path: Path) -> None:
+    """Remove the temporary files for `path` that no process holds any more."""
+    for found in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        if not re.fullmatch(_LEFT_OVER, found.name.removeprefix(f".{path.name}.")):
+            continue
+        with suppress(OSError):  # another process was quicker, or it is open under Windows
+            handle = os.open(found, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # no pipe waits
+            try:
+                if _lock(handle):
+                    found.unlink()
+            finally:
+                os.close(handle)
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -9,8 +9,10 @@ checks as its own.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -21,8 +23,16 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from . import packing, quantizers
+from .checkpoint.config_json import CONFIG_NAME
 from .checkpoint.directory import packed_parts
-from .checkpoint.weights_file import check_digests, is_packed_file
+from .checkpoint.pair import CONFIG_DIGEST, check_pair, config_digest
+from .checkpoint.rebuild import check_rebuilds
+from .checkpoint.weights_file import (
+    WEIGHTS_NAME,
+    check_digests,
+    is_packed_file,
+    read_metadata,
+)
 from .compat.transformers import (
     is_loaded,
     keeping_renamings,
@@ -34,8 +44,7 @@ from .errors.wording import unknown
 from .models import register_ternary
 from .models.ternary import SKELETON_ENCODINGS
 from .names import ternary_name
-from .nn.convert import config_of, install_, is_packed, pack_, ternary_layers
-from .nn.forms import make_plain
+from .nn.convert import config_of, install_, is_packed, pack_, plain_, ternary_layers
 from .nn.packed import PackedWeight
 from .nn.state_dict import is_code_key
 from .nn.timm_wrapper import QUANT_METHOD, describe, is_wrapper, quantization_dict, unwrap
@@ -128,8 +137,12 @@ class TernaryHfQuantizer(HfQuantizer):
                 "config.json states a ternary quantization_config, but its model_args lack "
                 "'packed', without which timm builds no packed model; type timm-ternary pack"
             )
-        files = [file for file in kwargs.get("checkpoint_files") or () if is_packed_file(file)]
-        for config in [held, *map(check_digests, files)]:
+        files = [Path(f) for f in kwargs.get("checkpoint_files") or () if is_packed_file(f)]
+        for file in files:
+            check_pair(file, read_metadata(file), file.with_name(CONFIG_NAME))
+        # Shards are checked together: each states the digests of all.
+        whole = [files[0].with_name(WEIGHTS_NAME)] if len(files) > 1 else files
+        for config in [held, *map(check_digests, whole)]:
             if config != stated:
                 raise ValueError(
                     f"quantization_config says {stated.to_dict()}, but model_args or the "
@@ -159,10 +172,8 @@ class TernaryHfQuantizer(HfQuantizer):
         return model
 
     def _dequantize(self, model: Any, dtype: Any = None) -> Any:
-        for layer in ternary_layers(pack_(model)).values():
-            make_plain(layer)
+        plain_(pack_(model))
         vars(model).pop("num_parameters", None)
-        describe(model, None, None)
         return model if dtype is None else model.to(dtype)
 
     def _describe(self, model: Any, config: TernaryConfig) -> None:
@@ -182,11 +193,15 @@ class TernaryHfQuantizer(HfQuantizer):
         if not is_packed(model):  # made trainable since
             return None, {}
         encoding = self.quantization_config.encoding
-        tensors, metadata, config = packed_parts(unwrap(model), encoding)
-        self._describe(model, config)
+        parts = packed_parts(unwrap(model), encoding)
+        self._describe(model, parts.config)
+        said = json.loads(model.config.to_json_string())  # what is about to be written
+        said = check_rebuilds(said, unwrap(model), parts.dense(), parts.config)
+        model.config.model_args = said.get("model_args")
         # transformers takes the prefix off again.
         prefix = f"{model.base_model_prefix}."
-        return {prefix + name: tensor for name, tensor in tensors.items()}, metadata
+        tensors = {prefix + name: tensor for name, tensor in parts.tensors.items()}
+        return tensors, {**parts.metadata, CONFIG_DIGEST: config_digest(said)}
 
     def is_serializable(self) -> bool:
         """Whether ``save_pretrained`` works: yes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 
 import pytest
 import timm
@@ -14,18 +15,21 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import timm_ternary
-from timm_ternary import TernaryConfig
+from timm_ternary import TernaryConfig, quantizers
 from timm_ternary.nn.convert import (
     config_of,
     install_,
     is_packed,
     pack_,
+    plain_,
     quantizers_of,
     ternarize_,
     ternary_layers,
     unpack_,
 )
 from timm_ternary.nn.forms import layer_code
+from timm_ternary.nn.trainable import latent_weight
+from timm_ternary.quantizers import registry
 
 
 def net() -> nn.Sequential:
@@ -42,6 +46,18 @@ def net() -> nn.Sequential:
         nn.Flatten(),
         nn.Linear(144, 5),
     ).eval()
+
+
+def int8_layer() -> nn.Module:
+    """A layer as other libraries quantize them."""
+    layer = nn.Linear(3, 3)
+    layer.weight = nn.Parameter(torch.ones(3, 3, dtype=torch.int8), requires_grad=False)
+    return layer
+
+
+def complex_layer() -> nn.Module:
+    """A layer for complex inputs."""
+    return nn.Linear(3, 3, dtype=torch.complex64)
 
 
 def net_input() -> Tensor:
@@ -91,6 +107,50 @@ class TestTernarize:
         y = outputs(model, torch.ones(1, 4))
         assert torch.equal(outputs(pack_(model), torch.ones(1, 4)), y)
 
+    @pytest.mark.parametrize("method", ["tga", "ttq", "bwn"])
+    def test_tied_weights_stay_tied_through_packing(self, method: str) -> None:
+        """One weight is one weight in every form: in memory, in training, and in a copy."""
+        model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(4)))
+        model[1].weight = model[2].weight = model[0].weight
+        ternarize_(model, method)
+        thresholds = len(
+            list(quantizers.create(TernaryConfig(method), torch.ones(4, 4)).parameters())
+        )
+        assert len(list(model.parameters())) == 4 + 2 * (1 + thresholds)
+        assert list(quantizers_of(model)) == ["0", "3"]
+        y = outputs(model, torch.ones(1, 4))
+        for _ in range(2):
+            pack_(model)
+            assert model[0].weight_packed is model[1].weight_packed is model[2].weight_packed
+            assert model[3].weight_packed is not model[0].weight_packed
+            model = copy.deepcopy(model)
+            # As a model that moves to another device does.
+            model._apply(lambda tensor: tensor.clone())
+            assert torch.equal(outputs(unpack_(model), torch.ones(1, 4)), y)
+            assert latent_weight(model[0]) is latent_weight(model[1]) is latent_weight(model[2])
+            assert latent_weight(model[3]) is not latent_weight(model[0])
+            assert len(list(model.parameters())) == 4 + 2 * (1 + thresholds)
+        plain_(pack_(model))
+        assert model[0].weight is model[1].weight is model[2].weight
+        assert torch.equal(outputs(model, torch.ones(1, 4)), y)
+
+    def test_layers_that_are_equal_by_chance_are_not_tied(self) -> None:
+        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+        model[1].load_state_dict(model[0].state_dict())
+        pack_(ternarize_(model))
+        assert model[0].weight_packed is not model[1].weight_packed
+        unpack_(model)
+        assert latent_weight(model[0]) is not latent_weight(model[1])
+
+    def test_tied_layers_that_were_loaded_with_others_are_not_tied(self) -> None:
+        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+        other = pack_(ternarize_(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))))
+        model[1].weight = model[0].weight
+        pack_(ternarize_(model)).load_state_dict(other.state_dict())
+        assert torch.equal(
+            outputs(unpack_(model), torch.ones(1, 4)), outputs(other, torch.ones(1, 4))
+        )
+
     def test_one_layer_in_two_places(self) -> None:
         layer = nn.Linear(4, 4)
         model = ternarize_(nn.Sequential(layer, nn.ReLU(), layer))
@@ -112,6 +172,37 @@ class TestErrors:
         after = model.state_dict()
         assert before.keys() == after.keys()
         assert all(torch.equal(value, after[name]) for name, value in before.items())
+        assert kinds == [type(module) for module in model.modules()]
+
+    @pytest.mark.parametrize(
+        ("make", "match"),
+        [
+            (lambda: nn.LazyLinear(3), "layer '1' has no weight yet .*run the model on one batch"),
+            (lambda: int8_layer(), r"layer '1' has weights of torch\.int8, .*exclude=\['1'\]"),
+            (lambda: nn.Linear(3, 3).to(torch.float8_e4m3fn), "layer '1' .*float8_e4m3fn"),
+            (lambda: complex_layer(), "layer '1' has weights of torch.complex64"),
+        ],
+    )
+    def test_weights_that_are_no_floats(self, make: Callable[[], nn.Module], match: str) -> None:
+        for method in ("tga", "bwn"):
+            model = nn.Sequential(nn.Linear(3, 3), make())
+            kinds = [type(module) for module in model.modules()]
+            keys = list(model.state_dict())
+            with pytest.raises(ValueError, match=match) as caught:
+                ternarize_(model, method)
+            assert "\n" not in str(caught.value)
+            assert list(model.state_dict()) == keys
+            assert kinds == [type(module) for module in model.modules()]
+            ternarize_(model, TernaryConfig(method, exclude=("1",)))
+
+    def test_a_packed_model_whose_method_is_not_installed(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = pack_(ternarize_(net()))
+        kinds = [type(module) for module in model.modules()]
+        monkeypatch.delitem(registry._methods, "tga")
+        with pytest.raises(ValueError, match="'tga'"):
+            unpack_(model)
         assert kinds == [type(module) for module in model.modules()]
 
     def test_unknown_method(self) -> None:

@@ -15,7 +15,13 @@ from torch import Tensor, nn
 
 from timm_ternary import TernaryConfig
 from timm_ternary.checkpoint.directory import CONFIG_NAME
-from timm_ternary.checkpoint.weights_file import WEIGHTS_NAME, _digest, _digest_tensor
+from timm_ternary.checkpoint.pair import CONFIG_DIGEST, config_digest
+from timm_ternary.checkpoint.weights_file import (
+    WEIGHTS_NAME,
+    _digest,
+    _digest_tensor,
+    read_metadata,
+)
 
 MATRIX = [
     *((m, g) for m in ("tga", "ttq", "twn") for g in ("layer", "channel")),
@@ -83,9 +89,16 @@ def rewrite(
     safetensors.torch.save_file(held, str(path), metadata)
 
 
-def edit_config(directory: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change config.json."""
+def edit_config(
+    directory: Path, change: Callable[[dict[str, Any]], object], *, signed: bool = True
+) -> None:
+    """Change config.json; `signed`: as a forger does, with its digest in the weights anew."""
     path = directory / CONFIG_NAME
     values = json.loads(path.read_text())
     change(values)
     path.write_text(json.dumps(values))
+    weights = directory / WEIGHTS_NAME
+    if signed and CONFIG_DIGEST in (metadata := read_metadata(weights)):
+        tensors = safetensors.torch.load_file(weights)
+        metadata[CONFIG_DIGEST] = config_digest(values)
+        safetensors.torch.save_file(tensors, str(weights), metadata)

@@ -3,6 +3,7 @@
 from .directory import (
     CONFIG_NAME,
     StoredDirectory,
+    accept_config,
     load_packed,
     open_directory,
     packed_parts,
@@ -13,6 +14,7 @@ from .directory import (
 __all__ = [
     "CONFIG_NAME",
     "StoredDirectory",
+    "accept_config",
     "load_packed",
     "open_directory",
     "packed_parts",

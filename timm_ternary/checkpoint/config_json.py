@@ -5,8 +5,8 @@ timm reads it on its own where it loads a directory; everybody else reads it her
 
 from __future__ import annotations
 
-import json
 import math
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from ..errors.numbers import is_number, is_whole
 from ..errors.printable import shown
 from ..files import read_json
 
-__all__ = ["CONFIG_NAME", "ModelConfig", "read_config", "write_config"]
+__all__ = ["CONFIG_NAME", "ModelConfig", "config_values", "read_config", "with_channels"]
 
 CONFIG_NAME = "config.json"
 _SIDE = 1 << 14  # pixels; and channels
@@ -134,20 +134,40 @@ def _check_images(path: Path, cfg: Mapping[str, Any]) -> None:
             )
 
 
-def write_config(model: nn.Module, path: Path, extra: dict[str, Any], **arguments: Any) -> None:
-    """Write timm's config.json of `model`.
+def config_values(
+    model: nn.Module, extra: Mapping[str, Any], model_args: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The content of timm's config.json for `model`, as timm makes it.
 
     Args:
         model: A timm model.
-        path: Of the file.
         extra: More top-level entries; those of ``pretrained_cfg`` go over the model's own.
-        **arguments: More entries of ``model_args``.
+        model_args: Go over those that timm knows the model to be built with; None: leave out.
+
+    Raises:
+        ValueError: The model was built with an argument that is none of JSON's (timm names it).
     """
     pretrained_cfg: Any = model.pretrained_cfg
+    extra = dict(extra)
     if pretrained_cfg.get("label_names"):
-        extra = {**extra, "label_names": pretrained_cfg["label_names"]}
-    save_config(model, path, extra=extra, model_args=arguments)
-    values = read_json(path)
+        extra["label_names"] = pretrained_cfg["label_names"]
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / CONFIG_NAME
+        save_config(model, path, extra=extra, model_args=model_args)
+        values = read_json(path)
     # TimmWrapper passes num_classes itself: twice is an error. It stands at the top level too.
-    values.get("model_args", {}).pop("num_classes", None)
-    path.write_text(json.dumps(values, indent=2) + "\n")
+    left = {"num_classes", *(key for key, value in model_args.items() if value is None)}
+    arguments = {k: v for k, v in values.pop("model_args", {}).items() if k not in left}
+    return {**values, "model_args": arguments} if arguments else values
+
+
+def with_channels(cfg: Mapping[str, Any], in_chans: int) -> dict[str, Any]:
+    """timm's pretrained_cfg for images of `in_chans` channels; mean and std become their means."""
+    size = cfg.get("input_size")
+    if not size or size[0] == in_chans:
+        return dict(cfg)
+    changed: dict[str, Any] = {"input_size": (in_chans, *size[1:])}
+    for key in ("mean", "std"):
+        if (values := cfg.get(key)) and len(values) != in_chans:
+            changed[key] = (sum(values) / len(values),) * in_chans
+    return {**cfg, **changed}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,19 +10,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import timm
 from torch import Tensor, nn
 
 from .. import packing
+from ..code import TernaryCode
 from ..config import TernaryConfig
 from ..errors.foreign import FileError, foreign
-from ..files import atomic_write, sha256
+from ..files import read_json, sha256
 from ..names import base_name, is_ternary_name, ternary_name
 from ..nn.convert import checked_code, config_of, float_state, ternary_layers
 from ..nn.select import select_layers
+from ..nn.state_dict import weight_key
 from ..nn.timm_wrapper import quantization_dict
-from .config_json import CONFIG_NAME, ModelConfig, read_config, write_config
+from .config_json import CONFIG_NAME, ModelConfig, config_values, read_config
+from .pair import CONFIG_DIGEST, check_pair, config_digest, weights_in, write_pair
+from .rebuild import adapt, check_rebuilds
 from .skeleton import check_fits, check_room, skeleton_of
 from .weights_file import (
     WEIGHTS_NAME,
@@ -29,13 +33,16 @@ from .weights_file import (
     WeightsFile,
     file_bytes,
     has_nan,
+    is_stored,
     packed_tensors,
     read_file,
 )
 
 __all__ = [
     "CONFIG_NAME",
+    "PackedParts",
     "StoredDirectory",
+    "accept_config",
     "check_directory",
     "load_packed",
     "open_directory",
@@ -76,38 +83,77 @@ class StoredDirectory:
         return sha256(self.file.path)
 
 
-def save_packed(model: nn.Module, directory: str | Path, encoding: str = "2bit") -> Path:
+def save_packed(
+    model: nn.Module,
+    directory: str | Path,
+    encoding: str = "2bit",
+    *,
+    model_args: Mapping[str, Any] | None = None,
+) -> Path:
     """Write `model` as a complete directory that ``timm.create_model("local-dir:...")`` loads.
+
+    Before that, what timm will build from it is compared with the model (checkpoint/rebuild.py).
+    Whatever stops the writing, the older version of the directory loads, or the new one.
 
     Args:
         model: A ternary timm model, trainable or packed; it is not changed.
-        directory: Made if need be. Files of these names in it are replaced, each at once.
+        directory: Made if need be. Files of these names in it are replaced.
         encoding: ``"2bit"``, ``"base3"`` or ``"zstd"``.
+        model_args: Arguments of ``timm.create_model`` that give this model and that timm does not
+            know of: those that were no JSON, as ``{"act_layer": "gelu"}`` for a class, or of a
+            model that was changed by hand.
 
     Returns:
         The directory.
 
     Raises:
         ValueError: The model is not ternary, is no timm model, holds NaN or infinite scales,
-            or the encoding is unknown. Nothing is written then.
-        OSError: The directory cannot be written. Older files in it stay whole.
+            timm would build another one, or the encoding is unknown. Nothing is written then.
+        OSError: The directory cannot be written. What loaded before, loads.
     """
-    tensors, metadata, config = packed_parts(model, encoding)
+    model = _whole(model)
+    parts = packed_parts(model, encoding)
     extra = {
-        "pretrained_cfg": {"architecture": _architecture(model)},
-        "quantization_config": quantization_dict(config, encoding),
+        "pretrained_cfg": {"architecture": parts.architecture},
+        "quantization_config": quantization_dict(parts.config, encoding),
     }
-    data = file_bytes(tensors, metadata)
-    return _write(model, directory, data, extra, ternary=config.to_dict(), packed=encoding)
+    arguments = {**(model_args or {}), "ternary": parts.config.to_dict(), "packed": encoding}
+    values = adapt(config_values(model, extra, arguments), model)
+    values = check_rebuilds(values, model, parts.dense(), parts.config)
+    return _write(directory, parts.tensors, parts.metadata, values)
 
 
-def packed_parts(
-    model: nn.Module, encoding: str
-) -> tuple[dict[str, Tensor], dict[str, str], TernaryConfig]:
-    """What `save_packed` writes: tensors on the CPU, metadata, and the configuration.
+@dataclass(frozen=True)
+class PackedParts:
+    """What `save_packed` writes of a model.
+
+    Attributes:
+        tensors: Those of the file, by their names there; on the CPU.
+        metadata: Of the file, but for the digest of config.json.
+        config: How the model is ternary, with the layers that are float.
+        architecture: timm's name of it.
+        codes: Of the ternary layers, by name.
+        floats: All other tensors.
+    """
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+    config: TernaryConfig
+    architecture: str
+    codes: Mapping[str, TernaryCode]
+    floats: Mapping[str, Tensor]
+
+    def dense(self) -> dict[str, Tensor]:
+        """Every tensor by timm's name, ternary weights decoded."""
+        decoded = {weight_key(name): code.decode() for name, code in self.codes.items()}
+        return {**self.floats, **decoded}
+
+
+def packed_parts(model: nn.Module, encoding: str) -> PackedParts:
+    """What `save_packed` writes, on the CPU.
 
     Raises:
-        ValueError: As `save_packed`.
+        ValueError: As `save_packed`, but for what timm would build.
     """
     packing.check_encoding(encoding)
     config = config_of(model)
@@ -116,28 +162,58 @@ def packed_parts(
     config = _exclude_float_layers(model, config)
     architecture = _architecture(model)
     layers = ternary_layers(model, every_name=True)
+    codes = {name: checked_code(name, layer).to("cpu") for name, layer in layers.items()}
+    floats = _tensors(float_state(model))
     tensors, metadata = packed_tensors(
-        {name: checked_code(name, layer).to("cpu") for name, layer in layers.items()},
-        _tensors(float_state(model)),
-        config=config,
-        encoding=encoding,
-        architecture=architecture,
+        codes, floats, config=config, encoding=encoding, architecture=architecture
     )
-    return tensors, metadata, config
+    return PackedParts(tensors, metadata, config, architecture, codes, floats)
 
 
-def save_float(model: nn.Module, directory: str | Path) -> Path:
-    """Write a float timm model as a directory that timm loads, each file at once.
+def save_float(
+    model: nn.Module, directory: str | Path, *, model_args: Mapping[str, Any] | None = None
+) -> Path:
+    """Write a float timm model as a directory that timm loads.
 
-    Unlike ``timm.models.save_for_hf`` it leaves a directory that transformers loads too.
+    Unlike ``timm.models.save_for_hf`` it leaves a directory that transformers loads too, and
+    compares what timm will build from it with the model.
+
+    Args:
+        model, directory, model_args: As `save_packed`.
 
     Raises:
-        ValueError: The model holds NaN, or is no timm model. Nothing is written then.
-        OSError: The directory cannot be written. Older files in it stay whole.
+        ValueError: The model is ternary, holds NaN, is no timm model, or timm would build another
+            one. Nothing is written then.
+        OSError: The directory cannot be written. What loaded before, loads.
     """
-    _float_architecture(model)
+    model = _whole(model)
+    if config_of(model) is not None:
+        raise ValueError("the model is ternary; type: timm_ternary.checkpoint.save_packed(model)")
+    # A name of a ternary twin whose layers are plain now: its directory would load as ternary.
+    extra = {"pretrained_cfg": {"architecture": base_name(_float_architecture(model))}}
     tensors = _tensors(model.state_dict())
-    return _write(model, directory, safetensors.torch.save(tensors, {"format": "pt"}), {})
+    arguments = {**(model_args or {}), **dict.fromkeys(("ternary", "packed"))}
+    values = adapt(config_values(model, extra, arguments), model)
+    values = check_rebuilds(values, model, tensors)
+    return _write(directory, tensors, {"format": "pt"}, values)
+
+
+def accept_config(directory: str | Path) -> None:
+    """Take the config.json of a directory as that of its weights, after it was edited by hand.
+
+    Args:
+        directory: Holds both files.
+
+    Raises:
+        ValueError: One is missing or damaged.
+        OSError: The directory cannot be written.
+    """
+    opened = _read_both(Path(directory), paired=False)
+    text = opened.config.path.read_text(encoding="utf-8")
+    digest = config_digest(read_json(opened.config.path))
+    tensors = dict(opened.file.tensors)
+    data = file_bytes(tensors, {**opened.file.metadata, CONFIG_DIGEST: digest})
+    write_pair(opened.path, data, text)
 
 
 def open_directory(directory: str | Path | StoredDirectory) -> StoredDirectory:
@@ -153,11 +229,17 @@ def open_directory(directory: str | Path | StoredDirectory) -> StoredDirectory:
     """
     if isinstance(directory, StoredDirectory):
         return directory
-    path = Path(directory)
-    file = read_file(path / WEIGHTS_NAME)
+    return _read_both(Path(directory))
+
+
+def _read_both(path: Path, *, paired: bool = True) -> StoredDirectory:
+    """`open_directory`; unless `paired`, whatever digest of config.json the weights state."""
+    file = read_file(weights_in(path))
     if not (path / CONFIG_NAME).is_file():
-        raise FileError(f"{directory}: no {CONFIG_NAME} beside {WEIGHTS_NAME}")
+        raise FileError(f"{path}: no {CONFIG_NAME} beside {WEIGHTS_NAME}")
     config = read_config(path / CONFIG_NAME)
+    if paired:
+        check_pair(file.path, file.metadata, config.path)
     _compare(config, file)
     # A bare file says nothing of itself: the model's entry point goes by config.json.
     if not file.is_bare:
@@ -165,20 +247,29 @@ def open_directory(directory: str | Path | StoredDirectory) -> StoredDirectory:
     return StoredDirectory(path, config, file)
 
 
-def check_directory(directory: Path, *, weights: bool = True) -> None:
+def check_directory(directory: Path, *, weights: bool = True) -> WeightsFile | None:
     """What timm reads of a directory on its own, looked at before it does: config.json, and of a
     float model the shapes of its weights.
 
     Args:
         weights: They will be read. (The entry points of ternary models look at theirs.)
 
+    Returns:
+        The weights of a float model that timm would not find: those that a killed save has left
+        under another name, or that lie in shards.
+
     Raises:
-        FileError: config.json is missing or damaged, or the weights are of another model.
+        FileError: config.json is missing or damaged, or the weights are of another model, or were
+            written with another config.json.
     """
     config = read_config(directory / CONFIG_NAME)
-    name = config.architecture
-    if weights and name and not is_ternary_name(name) and (directory / WEIGHTS_NAME).exists():
-        _compare(config, read_file(directory / WEIGHTS_NAME))
+    name, path = config.architecture, weights_in(directory)
+    if not weights or not name or is_ternary_name(name) or not is_stored(path):
+        return None
+    file = read_file(path)
+    check_pair(path, file.metadata, config.path)
+    _compare(config, file)
+    return None if path.exists() and path.name == WEIGHTS_NAME else file
 
 
 def _compare(config: ModelConfig, file: WeightsFile) -> None:
@@ -221,7 +312,11 @@ def _exclude_float_layers(model: nn.Module, config: TernaryConfig) -> TernaryCon
     layers = tuple(select_layers(model, config))
     if not layers:
         return config
-    _logger.warning("%s: float, saved as float and excluded in the file", ", ".join(layers))
+    _logger.warning(
+        "%s: float (a new head, or fused branches: a sum of ternary weights is none), saved as "
+        "float and excluded in the file",
+        ", ".join(layers),
+    )
     return replace(config, exclude=config.exclude + layers)
 
 
@@ -258,17 +353,20 @@ def _tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
+def _whole(model: nn.Module) -> nn.Module:
+    """`model` without the wrapper of ``torch.compile``, which renames all that it holds."""
+    inner: nn.Module = getattr(model, "_orig_mod", model)
+    return inner
+
+
 def _write(
-    model: nn.Module, directory: str | Path, data: bytes, extra: dict[str, Any], **arguments: Any
+    directory: str | Path,
+    tensors: dict[str, Tensor],
+    metadata: dict[str, str],
+    values: dict[str, Any],
 ) -> Path:
-    """Both files of a directory: in full on the disk before either takes its name."""
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    with (
-        atomic_write(
-            directory / CONFIG_NAME, lambda path: write_config(model, path, extra, **arguments)
-        ),
-        atomic_write(directory / WEIGHTS_NAME, lambda path: path.write_bytes(data)),
-    ):
-        pass
-    return directory
+    """Both files of a directory, each of which says what the other is."""
+    digest = config_digest(values)
+    data = file_bytes(tensors, {**metadata, CONFIG_DIGEST: digest})
+    write_pair(Path(directory), data, json.dumps(values, indent=2) + "\n")
+    return Path(directory)

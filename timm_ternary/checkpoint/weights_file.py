@@ -17,6 +17,7 @@ import json
 import logging
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -33,7 +34,7 @@ from ..code import TernaryCode
 from ..config import TernaryConfig
 from ..errors.foreign import FileError, foreign
 from ..errors.printable import printable, shown
-from ..files import check_regular
+from ..files import check_regular, read_json
 from ..nn.state_dict import (
     is_packed_key,
     latent_layer,
@@ -53,10 +54,14 @@ __all__ = [
     "check_digests",
     "file_bytes",
     "has_nan",
+    "index_of",
     "is_packed_file",
+    "is_stored",
     "packed_tensors",
     "read_file",
+    "read_metadata",
     "read_weights",
+    "shards_in",
 ]
 
 _logger = logging.getLogger(__name__)
@@ -250,10 +255,15 @@ def file_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> by
 
 def is_packed_file(path: str | Path) -> bool:
     """Whether `path` is a safetensors file that states to be packed by this project."""
+    return _KEY in read_metadata(path)
+
+
+def read_metadata(path: str | Path) -> Mapping[str, str]:
+    """The metadata of a safetensors file; empty where it is none, or is not there."""
     try:
-        return read_file(path).is_packed
+        return read_file(path).metadata
     except FileError:
-        return False
+        return {}
 
 
 def read_weights(path: str | Path, stated: Mapping[str, Any] | None = None) -> StoredWeights:
@@ -274,6 +284,9 @@ def read_weights(path: str | Path, stated: Mapping[str, Any] | None = None) -> S
 
 def check_digests(file: str | Path | WeightsFile) -> TernaryConfig:
     """Check the tensors of a packed file by their digests, decoding none.
+
+    Args:
+        file: In one piece, or that which its shards make together.
 
     Returns:
         How its model was made ternary.
@@ -308,7 +321,7 @@ def _check_tensors(file: WeightsFile) -> None:
 
 def _check_count(file: WeightsFile, layers: Mapping[str, Sequence[int]]) -> None:
     """Refuse a small file whose metadata state huge weights: Zstandard would fill the memory."""
-    size = file.path.stat().st_size
+    size = sum(path.stat().st_size for path in _parts(file.path))
     room = _SOME_CODES + _MOST_CODES * size
     for name, shape in layers.items():
         bases = (file.shapes.get(scale_key(name)) or (1,))[0]
@@ -357,6 +370,8 @@ def read_file(path: str | Path) -> WeightsFile:
         FileError: It is missing, no file, a pickle, or not whole.
     """
     path = Path(path)
+    if not os.path.exists(path) and is_stored(path):
+        return _joined(path, [read_file(shard) for shard in _parts(path)])
     if not os.path.exists(path):
         pickles = sorted(path.parent.glob("*.bin")) + sorted(path.parent.glob("*.pt*"))
         if pickles and path.parent.is_dir():
@@ -377,6 +392,59 @@ def read_file(path: str | Path) -> WeightsFile:
         if start[:2] == b"PK" or start[:1] == b"\x80":
             raise FileError(f"{path}: a pickle file; only safetensors files are read") from None
         raise
+
+
+def is_stored(path: Path) -> bool:
+    """Whether there is such a file, or an index of the shards that transformers has split it
+    into."""
+    return path.exists() or index_of(path).exists()
+
+
+def index_of(path: Path) -> Path:
+    """Where transformers says into which files it has split the one at `path`."""
+    return path.with_name(f"{path.name}.index.json")
+
+
+def shards_in(index: Path) -> list[Path]:
+    """The files that transformers has split a model into, by the index beside them.
+
+    Raises:
+        FileError: It is no such index, or names files elsewhere.
+    """
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise FileError(f"{index}: it has no weight_map")
+    found = sorted({str(name) for name in names.values()})
+    for name in found:
+        if not re.fullmatch(r"[^/\\.][^/\\]*\.safetensors", name) or name == index.name:
+            raise FileError(f"{index}: {shown(name)} names no .safetensors file beside it")
+    return [index.with_name(name) for name in found]
+
+
+def _parts(path: Path) -> list[Path]:
+    return [path] if path.exists() else shards_in(index_of(path))
+
+
+def _joined(path: Path, files: Sequence[WeightsFile]) -> WeightsFile:
+    """The tensors of several files as those of one, at `path`, with the metadata of the first."""
+    owners = {name: file for file in files for name in file.shapes}
+    if len(owners) != sum(len(file.shapes) for file in files):
+        raise FileError(f"{index_of(path)}: two of its files hold a tensor of the same name")
+    shapes = {name: shape for file in files for name, shape in file.shapes.items()}
+    return WeightsFile(path, timm_names(shapes), files[0].metadata, _Shards(files))
+
+
+class _Shards:
+    """Several opened files, for those who read one."""
+
+    def __init__(self, files: Sequence[WeightsFile]) -> None:
+        self._owners = {name: file for file in files for name in file.shapes}
+
+    def keys(self) -> Iterable[str]:
+        return self._owners.keys()
+
+    def get_tensor(self, name: str) -> Tensor:
+        return self._owners[name].tensors[name]
 
 
 def _read_header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:

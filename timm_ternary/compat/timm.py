@@ -10,11 +10,14 @@ from typing import Any
 from timm.models._features import FeatureGetterNet, feature_take_indices
 from timm.models._helpers import load_checkpoint
 from timm.models._hub import hf_split, load_model_config_from_path, save_config_for_hf
+from timm.models._input import get_model_traits
 from torch import nn
 
 __all__ = [
     "base_optimizer",
+    "built_with",
     "directory_config",
+    "first_convolutions",
     "in_load_checkpoint",
     "is_feature_getter",
     "save_config",
@@ -45,6 +48,17 @@ def save_config(
 ) -> None:
     """Write timm's config.json of `model`, with `extra` at its top level."""
     save_config_for_hf(model, str(path), model_config=dict(extra), model_args=dict(model_args))
+
+
+def first_convolutions(model: nn.Module) -> tuple[str, ...]:
+    """Names of the layers that take the image, as the model states them."""
+    found = get_model_traits(model).get("first_conv") or ()
+    return (found,) if isinstance(found, str) else tuple(found)
+
+
+def built_with(model: nn.Module) -> dict[str, Any]:
+    """The arguments that ``timm.create_model`` was given for `model`; empty for others."""
+    return dict(getattr(model, "_model_args", {}))
 
 
 def is_feature_getter(model: nn.Module) -> bool:

@@ -9,6 +9,7 @@ import timm
 from timm.models import load_state_dict, parse_model_name, split_model_name_tag
 from torch import nn
 
+from ..checkpoint.config_json import with_channels
 from ..checkpoint.directory import check_directory
 from ..checkpoint.skeleton import check_room
 from ..checkpoint.weights_file import WeightsFile, check_digests, read_file
@@ -17,8 +18,9 @@ from ..errors.hub import explain
 from ..errors.printable import shown
 from ..errors.wording import unknown
 from ..files import check_regular
+from .sources import one_commit
 
-__all__ = ["base_of", "check_name", "load_model", "with_channels"]
+__all__ = ["base_of", "check_name", "load_model"]
 
 
 def check_name(name: str) -> None:
@@ -33,18 +35,6 @@ def check_name(name: str) -> None:
     if tag and name not in (known := timm.list_models(f"{architecture}.*", include_tags=True)):
         tags = [split_model_name_tag(n)[1] for n in known]
         raise ValueError(unknown(f"tag of {architecture}", tag, tags))
-
-
-def with_channels(cfg: dict[str, Any], in_chans: int) -> dict[str, Any]:
-    """timm's pretrained_cfg for images of `in_chans` channels; mean and std become their means."""
-    size = cfg.get("input_size")
-    if not size or size[0] == in_chans:
-        return cfg
-    changed: dict[str, Any] = {"input_size": (in_chans, *size[1:])}
-    for key in ("mean", "std"):
-        if (values := cfg.get(key)) and len(values) != in_chans:
-            changed[key] = (sum(values) / len(values),) * in_chans
-    return {**cfg, **changed}
 
 
 def base_of(model: str) -> str | None:
@@ -79,13 +69,23 @@ def load_model(model: str, *, pretrained: bool | None = None, **kwargs: Any) -> 
         if source == "local-dir":
             # Weights that somebody has read, timm does not read again.
             read = pretrained is not False and "pretrained_cfg_overlay" not in kwargs
-            check_directory(Path(name), weights=read)
+            unfound = check_directory(Path(name), weights=read)
+            if unfound is not None:
+                # timm takes tensors where the source of the weights is none of its own.
+                tensors = unfound.stored.dense
+                overlay = {"source": None, "file": None, "state_dict": tensors}
+                kwargs["pretrained_cfg_overlay"] = overlay
+        asked = model
+        if source == "hf-hub":
+            asked = f"{source}:{one_commit(name, kwargs.get('cache_dir'))}"
         file = None if checkpoint is None else _tensor_file(Path(checkpoint))
-        loaded = timm.create_model(model, pretrained=pretrained is not False, **kwargs)
+        loaded = timm.create_model(asked, pretrained=pretrained is not False, **kwargs)
         if file is not None:
             check_room(file, loaded)
         if checkpoint is not None:  # not by create_model: a head of other classes is no use here
             loaded.load_state_dict(load_state_dict(str(checkpoint)))
+    if source == "hf-hub":
+        loaded.pretrained_cfg["hf_hub_id"] = name  # as it was asked for, not that commit
     if kwargs.get("in_chans"):
         loaded.pretrained_cfg = with_channels(dict(loaded.pretrained_cfg), kwargs["in_chans"])
     return loaded.eval()

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError
 from torch import nn
 
 from .. import packing
+from ..checkpoint.config_json import CONFIG_NAME
+from ..checkpoint.pair import check_pair, weights_in
 from ..checkpoint.skeleton import check_fits, check_room, on_meta
 from ..checkpoint.weights_file import (
     WEIGHTS_NAME,
     StoredWeights,
     WeightsFile,
+    index_of,
     is_packed_file,
     read_file,
+    shards_in,
 )
 from ..compat.timm import split_hub_id
 from ..config import TernaryConfig
@@ -25,7 +32,7 @@ from ..files import sha256
 from ..nn.select import select_layers
 from ..quantizers import check
 
-__all__ = ["SOURCE_KEYS", "read_stored", "weights_path"]
+__all__ = ["SOURCE_KEYS", "one_commit", "read_stored", "weights_path"]
 
 SOURCE_KEYS = ("url", "file", "hf_hub_id", "hf_hub_filename", "source", "state_dict")
 """Entries of timm's pretrained_cfg that say where weights come from."""
@@ -40,14 +47,46 @@ def weights_path(cfg: Mapping[str, Any], cache_dir: str | Path | None) -> Path |
     """
     source = cfg.get("source")
     if source == "local-dir":
-        return Path(cfg["file"]) / WEIGHTS_NAME
+        return weights_in(Path(cfg["file"]))
     if source == "hf-hub":
-        from huggingface_hub import hf_hub_download
-
         repository, revision = split_hub_id(cfg["hf_hub_id"])
         filename = cfg.get("hf_hub_filename") or WEIGHTS_NAME
-        return Path(hf_hub_download(repository, filename, revision=revision, cache_dir=cache_dir))
+        # Of the commit whose config.json timm has read: a branch may have moved meanwhile.
+        config = try_to_load_from_cache(
+            repository, CONFIG_NAME, cache_dir=cache_dir, revision=revision
+        )
+        if isinstance(config, str):
+            revision = Path(config).parent.name
+        return _download(repository, filename, revision, cache_dir)
     return Path(cfg["file"]) if cfg.get("file") and is_packed_file(cfg["file"]) else None
+
+
+def _download(
+    repository: str, filename: str, revision: str | None, cache_dir: str | Path | None
+) -> Path:
+    """A weights file of a repository, or where it would be beside the shards that hold it."""
+    options: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir}
+    try:
+        return Path(hf_hub_download(repository, filename, **options))
+    except EntryNotFoundError:
+        with suppress(EntryNotFoundError):
+            index = Path(hf_hub_download(repository, index_of(Path(filename)).name, **options))
+            for shard in shards_in(index):
+                hf_hub_download(repository, shard.name, **options)
+            return index.with_name(filename)
+        raise
+
+
+def one_commit(model_id: str, cache_dir: str | Path | None = None) -> str:
+    """``user/name@COMMIT`` of a repository's newest config.json, for all its files to be read of.
+
+    Args:
+        model_id: ``user/name`` or ``user/name@revision``.
+        cache_dir: Where downloads are kept (default: the Hub's own cache).
+    """
+    repository, revision = split_hub_id(model_id)
+    config = Path(hf_hub_download(repository, CONFIG_NAME, revision=revision, cache_dir=cache_dir))
+    return f"{repository}@{config.parent.name}"
 
 
 def read_stored(
@@ -72,6 +111,9 @@ def read_stored(
     """
     try:
         file = read_file(source) if isinstance(source, Path) else source
+        if isinstance(source, Path) and cfg.get("source") in ("local-dir", "hf-hub"):
+            hub_id = cfg["hf_hub_id"] if cfg["source"] == "hf-hub" else ""
+            check_pair(source, file.metadata, source.with_name(CONFIG_NAME), hub_id)
         if file.is_bare:
             return file.decode(_stated(cfg, model_args, skeleton, where))
         if not file.is_decoded:

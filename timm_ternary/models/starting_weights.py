@@ -13,6 +13,7 @@ from timm.models import load_model_config_from_hf, load_state_dict
 from torch import Tensor, nn
 
 from ..checkpoint.config_json import CONFIG_NAME, read_config
+from ..checkpoint.pair import WAITING_NAME, check_pair, weights_in
 from ..checkpoint.skeleton import check_room, skeleton
 from ..checkpoint.weights_file import WEIGHTS_NAME, WeightsFile, read_file
 from ..compat.timm import in_load_checkpoint
@@ -96,7 +97,8 @@ class StartingWeights:
             )
         ternary = stored.config is not None or bool(stored.quantizers)
         # A ternary file goes with its codes; the entry point takes it as it was read.
-        whole = ternary and is_ternary_name(architecture) and self.path.name == WEIGHTS_NAME
+        named = self.path.name in (WEIGHTS_NAME, WAITING_NAME)
+        whole = ternary and is_ternary_name(architecture) and named
         overlay["state_dict"] = file if whole else stored.dense
         return {"pretrained": True, "pretrained_cfg_overlay": overlay}
 
@@ -104,7 +106,9 @@ class StartingWeights:
         with foreign(self.path), self.path.open("rb") as raw:
             start = raw.read(2)
         if start != b"PK" and start[:1] != b"\x80":
-            return read_file(self.path)
+            file = read_file(self.path)
+            check_pair(self.path, file.metadata, self.path.with_name(CONFIG_NAME))
+            return file
         if self.path.suffix in (".npz", ".npy"):
             raise ValueError(f"checkpoint {self.name!r} is a file of numpy; give {_KINDS}")
         again = "where you trust it, save it anew: torch.save(model.state_dict(), FILE)"
@@ -155,7 +159,7 @@ def find_weights(checkpoint: str) -> StartingWeights:
     # A colon may stand in a path as well.
     path = Path(name if colon and source == "local-dir" else checkpoint).expanduser()
     directory = path if path.is_dir() else path.parent
-    path = path / WEIGHTS_NAME if path.is_dir() else path
+    path = weights_in(path) if path.is_dir() else path
     if not path.is_file():
         raise ValueError(f"checkpoint {checkpoint!r}: there is no file {path}; give {_KINDS}")
     if not (directory / CONFIG_NAME).is_file():

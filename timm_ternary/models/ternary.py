@@ -21,6 +21,7 @@ from timm.models import (
 from torch import Tensor, nn
 
 from .. import packing
+from ..checkpoint.config_json import with_channels
 from ..checkpoint.skeleton import differences
 from ..checkpoint.weights_file import StoredWeights, WeightsFile
 from ..config import TernaryConfig
@@ -31,7 +32,6 @@ from ..names import is_ternary_name, ternary_name, ternary_pattern
 from ..nn.convert import install_, pack_, quantizers_of
 from ..nn.state_dict import weight_key
 from ..quantizers import check, resolve
-from .names import with_channels
 from .sources import SOURCE_KEYS, read_stored, weights_path
 from .starting_weights import adapt_head
 

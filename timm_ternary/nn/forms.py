@@ -12,24 +12,31 @@ from .. import packing, quantizers
 from ..code import TernaryCode
 from ..config import TernaryConfig
 from ..packing.tensors import PACKED, SCALE, scale_tensor
+from ..quantizers import Quantizer
 from .packed import PackedWeight, host_class, packed_class
 from .state_dict import adapt_state
 from .trainable import latent_weight, parametrize_weight, quantizer_of
 
-__all__ = ["layer_code", "make_packed", "make_plain", "make_trainable"]
+__all__ = ["layer_code", "make_packed", "make_plain", "make_trainable", "tie"]
 
 
 def make_trainable(
-    layer: nn.Module, config: TernaryConfig, code: TernaryCode | None = None
+    layer: nn.Module,
+    config: TernaryConfig,
+    code: TernaryCode | None = None,
+    quantizer: Quantizer | None = None,
 ) -> None:
     """Put a plain `layer` under the quantizer that `config` asks for, in place.
 
     Args:
         code: Start from a latent weight that gives this code (default: from the layer's weight).
+        quantizer: That of `config`, made from the layer's weight already; layers whose weights are
+            tied share one (default: made here).
     """
     weight = layer._parameters["weight"]
     assert weight is not None
-    quantizer = quantizers.create(config, weight)
+    if quantizer is None:
+        quantizer = quantizers.create(config, weight)
     if code is not None:
         latent = quantizer.restore(code.to(weight.device))
         with torch.no_grad():
@@ -74,6 +81,18 @@ def make_packed(layer: Any, config: TernaryConfig, code: TernaryCode | None = No
     _mark(layer, config)
 
 
+def tie(first: Any, other: Any, name: str) -> None:
+    """Let two packed layers, made of one weight, share their codes and scales if they are equal.
+
+    Args:
+        name: Of `first`. Both remember it: buffers of a model that changes its device part.
+    """
+    if not first.holds_same(other):
+        return
+    first.tie = other.tie = name
+    other.weight_packed, other.weight_scale = first.weight_packed, first.weight_scale
+
+
 def make_plain(layer: Any) -> None:
     """Turn either form into the host layer in place: latent, or decoded, weight as a parameter."""
     if issubclass(type(layer), PackedWeight):
@@ -82,6 +101,7 @@ def make_plain(layer: Any) -> None:
         del layer._buffers[PACKED], layer._buffers[SCALE]
         del layer.weight_shape
         vars(layer).pop("weight_frozen", None)
+        vars(layer).pop("tie", None)
         layer.__class__ = host
         layer.weight = weight
     else:

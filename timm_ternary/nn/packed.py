@@ -33,6 +33,8 @@ class PackedWeight:
     weight_shape: torch.Size
     weight_frozen: bool = False
     """Whether the weight took no gradients when it was packed, and is to take none unpacked."""
+    tie: str | None = None
+    """The same text in layers that were made of one weight; a copy of a model keeps it."""
 
     @property
     def weight(self) -> Tensor:
@@ -58,6 +60,13 @@ class PackedWeight:
         """See `refuse_scripting`."""
         assert isinstance(self, nn.Module)
         return refuse_scripting(self)
+
+    def holds_same(self, other: PackedWeight) -> bool:
+        """Whether `other` holds the same codes and scales; on the meta device nobody knows: yes."""
+        if self.weight_shape != other.weight_shape:
+            return False
+        pairs = ((self.weight_packed, other.weight_packed), (self.weight_scale, other.weight_scale))
+        return all(a.is_meta or torch.equal(a, b) for a, b in pairs)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Pickle by host class: `packed_class` makes its subclass at run time."""

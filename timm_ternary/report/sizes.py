@@ -10,6 +10,7 @@ import safetensors.torch
 from torch import nn
 
 from ..checkpoint.directory import packed_parts
+from ..checkpoint.pair import CONFIG_DIGEST
 from ..checkpoint.weights_file import WeightsFile, file_bytes, read_file
 from ..nn.state_dict import packed_key, scale_key
 from ..nn.summary import ModelSummary
@@ -60,10 +61,12 @@ def file_sizes(model: nn.Module, summary: ModelSummary, path: Path | None = None
     size = None if path is None else path.stat().st_size
     if file is None or not file.is_packed:
         try:
-            tensors, metadata, _ = packed_parts(model, "2bit")
+            parts = packed_parts(model, "2bit")
         except ValueError:  # no model of timm, or one under a name that timm does not know
             return _without_file(summary)
-        file, size = WeightsFile.of(Path(), tensors, metadata), len(file_bytes(tensors, metadata))
+        metadata = {**parts.metadata, CONFIG_DIGEST: "0" * 16}  # as long as any
+        file = WeightsFile.of(Path(), parts.tensors, metadata)
+        size = len(file_bytes(parts.tensors, metadata))
     assert size is not None
     stored = file.stored
     bytes_of = {name: t.numel() * t.element_size() for name, t in file.tensors.items()}

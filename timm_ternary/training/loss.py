@@ -89,8 +89,8 @@ def penalty(layers: Iterable[nn.Module]) -> Tensor | None:
         layers: Layers of training form.
     """
     found: list[Tensor] = []
-    for layer in layers:
-        quantizer = quantizer_of(layer)
+    # By quantizer: layers whose weights are tied share one, and its penalty counts once.
+    for quantizer, layer in {quantizer_of(layer): layer for layer in layers}.items():
         if quantizer is None or not latent_weight(layer).requires_grad:
             continue
         own = quantizer.penalty(latent_weight(layer))
