@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -106,14 +107,51 @@ def pack(
 
     check_encoding(encoding)  # before minutes of loading
     network = load_ternary(model, checkpoint, num_classes, in_chans, ternary, weights=True)
+    keep = _what_is_known(model)  # the output may be that very directory
     save_packed(network, output, encoding)
+    kept = keep(output)
     size = (output / WEIGHTS_NAME).stat().st_size
     if as_json:
-        print_json({"directory": str(output), "encoding": encoding, "bytes": size})
-    else:
-        out.print(
-            f"{printable(output / WEIGHTS_NAME, LINE)}: {size:,} bytes, {encoding}", highlight=False
-        )
+        values = {"directory": str(output), "encoding": encoding, "bytes": size, "kept": kept}
+        print_json(values)
+        return
+    out.print(
+        f"{printable(output / WEIGHTS_NAME, LINE)}: {size:,} bytes, {encoding}", highlight=False
+    )
+    if kept:
+        out.print(f"kept of the run: {', '.join(kept)}", highlight=False, soft_wrap=True)
+
+
+def _what_is_known(model: str) -> Callable[[Path], list[str]]:
+    """What a directory says of the run that made it, to be written beside the same weights."""
+    from ..checkpoint.carried import known_run
+    from ..checkpoint.directory import open_directory
+    from ..checkpoint.weights_file import WEIGHTS_NAME, is_packed_file
+    from ..hub.card import CARD_NAME, generated_license, is_generated, write_card
+
+    path = Path(model.removeprefix("local-dir:"))
+    card = path / CARD_NAME
+    run = None
+    if path.is_dir() and is_packed_file(path / WEIGHTS_NAME):
+        try:
+            run = known_run(open_directory(path))
+        except ValueError as error:
+            print(f"what is known of the run is not kept: {error}", file=sys.stderr)
+    made = run is not None and card.is_file() and is_generated(card)
+    text = card.read_text(encoding="utf-8") if run is not None and card.is_file() else None
+    license = generated_license(card) if made else None
+
+    def keep(output: Path) -> list[str]:
+        kept = [] if run is None else run.write(output)
+        if kept and text is not None:
+            if made:
+                write_card(output, license=license)
+            else:
+                (output / CARD_NAME).write_text(text, encoding="utf-8")
+            kept.append(CARD_NAME)
+        return kept
+
+    return keep
 
 
 @app.command("list")
