@@ -12,7 +12,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from torch import nn
 
 from .. import packing
-from ..checkpoint.config_json import CONFIG_NAME
+from ..checkpoint.config_json import CONFIG_NAME, read_config
 from ..checkpoint.pair import check_pair, weights_in
 from ..checkpoint.skeleton import check_fits, check_room, on_meta
 from ..checkpoint.weights_file import (
@@ -83,9 +83,13 @@ def one_commit(model_id: str, cache_dir: str | Path | None = None) -> str:
     Args:
         model_id: ``user/name`` or ``user/name@revision``.
         cache_dir: Where downloads are kept (default: the Hub's own cache).
+
+    Raises:
+        FileError: config.json is damaged, or larger than any is: timm would read it nevertheless.
     """
     repository, revision = split_hub_id(model_id)
     config = Path(hf_hub_download(repository, CONFIG_NAME, revision=revision, cache_dir=cache_dir))
+    read_config(config)
     return f"{repository}@{config.parent.name}"
 
 

@@ -22,7 +22,7 @@ from ..errors.hub import explain
 from ..names import base_name, is_ternary_name
 from ..nn.state_dict import latent_layer, weight_key
 from ..nn.timm_wrapper import timm_names
-from .sources import weights_path
+from .sources import one_commit, weights_path
 
 __all__ = ["StartingWeights", "adapt_head", "find_weights", "start_head"]
 
@@ -234,8 +234,9 @@ def _rows(key: str, tensor: Tensor) -> int | None:
 
 def _from_hub(checkpoint: str, repository: str) -> StartingWeights:
     with foreign(f"checkpoint {checkpoint!r}", explain=explain):
-        cfg, architecture, _ = load_model_config_from_hf(repository)
-        path = weights_path({**cfg, "source": "hf-hub", "hf_hub_id": repository}, None)
+        commit = one_commit(repository)
+        cfg, architecture, _ = load_model_config_from_hf(commit)
+        path = weights_path({**cfg, "source": "hf-hub", "hf_hub_id": commit}, None)
     assert path is not None
     return StartingWeights(checkpoint, path, _images(cfg), architecture)
 

@@ -18,7 +18,7 @@ from ..errors.hub import explain
 from ..errors.printable import shown
 from ..errors.wording import unknown
 from ..models.names import check_name
-from ..models.sources import SOURCE_KEYS
+from ..models.sources import SOURCE_KEYS, one_commit
 from ..models.starting_weights import StartingWeights, find_weights, start_head
 from ..names import is_ternary_name, ternary_name
 from .arguments.model import ModelArguments
@@ -134,6 +134,8 @@ def _stored(args: ModelArguments, source: str, name: str) -> Start:
     with foreign(f"cannot read model {shown(args.model)}", explain=explain):
         if source == "local-dir":
             check_directory(Path(name))
+        else:
+            one_commit(name)  # its config.json, looked at before timm reads it
         cfg, architecture, _ = load(name)
     if not timm.is_model(architecture):
         raise ValueError(f"{args.model!r}: " + unknown("model", architecture, timm.list_models()))
