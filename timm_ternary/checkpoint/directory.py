@@ -17,12 +17,8 @@ from .. import packing
 from ..code import TernaryCode
 from ..config import TernaryConfig
 from ..errors.foreign import FileError, foreign
-<<<<<<< ours
 from ..errors.printable import shown
-from ..files import read_json, sha256
-=======
 from ..files import read_json, sha256, write_json
->>>>>>> theirs
 from ..names import base_name, is_ternary_name, ternary_name
 from ..nn.convert import checked_code, config_of, float_state, is_packed, ternary_layers
 from ..nn.packed import PackedWeight
