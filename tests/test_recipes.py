@@ -108,8 +108,12 @@ def _parse(path: Path, folder: Path, output: Path) -> tuple[Any, ...]:
         _published(recipe["model"])
         words["pretrained"] = "false"
     if "teacher" in recipe:
-        _published(recipe["teacher"])
-        words["teacher"] = _float("resnet20_cifar", folder.parent)
+        # A published one, or the float run that the recipe starts from.
+        own = recipe["teacher"] == recipe.get("checkpoint")
+        if not own:
+            _published(recipe["teacher"])
+        teacher = name.removesuffix("_tern") if own else "resnet20_cifar"
+        words["teacher"] = _float(teacher, folder.parent)
     arguments = [word for key, value in words.items() for word in (f"--{key}", str(value))]
     return parse([str(path), *arguments], *ARGUMENTS)
 

@@ -65,6 +65,7 @@ def test_other_errors_stay() -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of the dead one
 def test_in_training_and_evaluation(tmp_path: Path) -> None:
     torch.manual_seed(0)
     options = {"dataloader_num_workers": 1, "save_strategy": "steps", "save_steps": 1}

@@ -21,7 +21,8 @@ from transformers import AutoModelForImageClassification
 
 from timm_ternary import train
 from timm_ternary.checkpoint.directory import load_packed, save_float, save_packed
-from timm_ternary.files import bundled
+from timm_ternary.checkpoint.weights_file import WEIGHTS_NAME
+from timm_ternary.files import bundled, sha256
 from timm_ternary.hub.card import card_text, write_card
 from timm_ternary.nn.summary import summarize
 from timm_ternary.packing import encodings
@@ -264,6 +265,8 @@ def test_hostile_names_break_nothing(packed: Path, text: str) -> None:
     plain = headings(card_text(packed))
     edit(packed / "training.json", change)
     edit_config(packed, change_config)
+    digest = sha256(packed / WEIGHTS_NAME)  # the weights carry a digest of config.json
+    edit(packed / "training.json", lambda facts: facts.update(weights_sha256=digest))
     card = card_text(packed, license=text)
     assert headings(card) == plain
     tokens = MarkdownIt("commonmark").enable("table").parse(ModelCard(card).text)

@@ -78,7 +78,8 @@ def test_a_run_publishes_packed_models_only(hub: Hub, tmp_path: Path) -> None:
     assert held[0]["model.safetensors"] != held[1]["model.safetensors"]
     out = tmp_path / "out"
     assert (out / "checkpoint-2" / "optimizer.pt").is_file()
-    allowed = {"metrics.json", "training.json", "history.json", "index.html"}
+    allowed = {f"{name}.json" for name in ("metrics", "training", "history", "evaluation")}
+    allowed |= {"index.html"}
     there = {path.name for path in out.iterdir() if path.name in allowed or path.suffix == ".png"}
     last = repository.files()
     assert "metrics.json" in there and set(last) == MODEL_FILES | there

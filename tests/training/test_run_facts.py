@@ -58,6 +58,7 @@ def test_paths_are_cut_to_their_last_name(tmp_path: Path) -> None:
         (f"timm:{root}", "timm:secret"),
         (f"timm:torch/cifar10:{root}", "timm:torch/cifar10:secret"),
     ):
+        (root / "base.safetensors").touch()
         options = {"teacher": f"local-dir:{root / 'teacher'}", "learning_rate": 0.5}
         checkpoint = {"checkpoint": str(root / "base.safetensors")}
         found = facts(tmp_path / "out", checkpoint, {"dataset": dataset}, **options)
