@@ -11,6 +11,7 @@ import safetensors.torch
 
 from .. import packing
 from ..checkpoint.directory import StoredDirectory, open_directory
+from ..checkpoint.pair import FLOAT_METADATA
 from ..checkpoint.run_files import (
     FIGURE_NAME,
     METRICS_NAME,
@@ -179,7 +180,7 @@ def file_sizes(stored: StoredWeights, missing: dict[str, str]) -> dict[str, int]
     dense = {name: tensor.contiguous() for name, tensor in stored.dense.items()}
     ternary = set(map(weight_key, stored.codes))
     rest = {name: tensor for name, tensor in dense.items() if name not in ternary}
-    sizes = {"float": len(safetensors.torch.save(dense, {"format": "pt"}))}
+    sizes = {"float": len(safetensors.torch.save(dense, FLOAT_METADATA))}
     assert stored.config is not None and stored.architecture is not None
     for encoding in packing.ENCODINGS:
         try:
