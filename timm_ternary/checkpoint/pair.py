@@ -21,7 +21,7 @@ from .weights_file import WEIGHTS_NAME, read_metadata
 
 __all__ = [
     "CONFIG_DIGEST",
-    "FLOAT_METADATA",
+    "STAND_IN",
     "WAITING_NAME",
     "check_pair",
     "config_digest",
@@ -31,9 +31,9 @@ __all__ = [
 
 WAITING_NAME = f".{WEIGHTS_NAME}.next"
 CONFIG_DIGEST = "timm_ternary_config"
-FLOAT_METADATA = {"format": "pt", CONFIG_DIGEST: "0" * 16}
-"""Of a float file, to count its bytes: a digest is as long as any other."""
 """Entry of the metadata of the weights: the digest of what config.json says about loading them."""
+STAND_IN = {CONFIG_DIGEST: "0" * 16}
+"""That entry as long as any: for counting the bytes of a file before its config.json is there."""
 
 _TOP = ("architecture", "num_classes", "label_names", "label_descriptions", "global_pool")
 # Of timm's pretrained_cfg what changes a prediction. The rest is for readers: license, origin, ...

@@ -11,7 +11,7 @@ import safetensors.torch
 
 from .. import packing
 from ..checkpoint.directory import StoredDirectory, open_directory
-from ..checkpoint.pair import FLOAT_METADATA
+from ..checkpoint.pair import STAND_IN
 from ..checkpoint.run_files import (
     FIGURE_NAME,
     METRICS_NAME,
@@ -180,11 +180,11 @@ def file_sizes(stored: StoredWeights, missing: dict[str, str]) -> dict[str, int]
     dense = {name: tensor.contiguous() for name, tensor in stored.dense.items()}
     ternary = set(map(weight_key, stored.codes))
     rest = {name: tensor for name, tensor in dense.items() if name not in ternary}
-    sizes = {"float": len(safetensors.torch.save(dense, FLOAT_METADATA))}
+    sizes = {"float": len(safetensors.torch.save(dense, {"format": "pt", **STAND_IN}))}
     assert stored.config is not None and stored.architecture is not None
     for encoding in packing.ENCODINGS:
         try:
-            parts = packed_tensors(
+            tensors, metadata = packed_tensors(
                 stored.codes,
                 rest,
                 config=stored.config,
@@ -194,7 +194,7 @@ def file_sizes(stored: StoredWeights, missing: dict[str, str]) -> dict[str, int]
         except ValueError as error:  # of zstd, without its library
             missing[f"size in {encoding}"] = str(error)
         else:
-            sizes[encoding] = len(file_bytes(*parts))
+            sizes[encoding] = len(file_bytes(tensors, {**metadata, **STAND_IN}))
     return sizes
 
 

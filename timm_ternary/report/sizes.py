@@ -10,7 +10,7 @@ import safetensors.torch
 from torch import nn
 
 from ..checkpoint.directory import packed_parts
-from ..checkpoint.pair import CONFIG_DIGEST, FLOAT_METADATA
+from ..checkpoint.pair import STAND_IN
 from ..checkpoint.weights_file import WeightsFile, file_bytes, read_file
 from ..nn.state_dict import packed_key, scale_key
 from ..nn.summary import ModelSummary
@@ -64,7 +64,7 @@ def file_sizes(model: nn.Module, summary: ModelSummary, path: Path | None = None
             parts = packed_parts(model, "2bit")
         except ValueError:  # no model of timm, or one under a name that timm does not know
             return _without_file(summary)
-        metadata = {**parts.metadata, CONFIG_DIGEST: FLOAT_METADATA[CONFIG_DIGEST]}
+        metadata = {**parts.metadata, **STAND_IN}
         file = WeightsFile.of(Path(), parts.tensors, metadata)
         size = len(file_bytes(parts.tensors, metadata))
     assert size is not None
@@ -75,7 +75,7 @@ def file_sizes(model: nn.Module, summary: ModelSummary, path: Path | None = None
         for name in stored.codes
     }
     dense = {name: tensor.contiguous() for name, tensor in stored.dense.items()}
-    full = len(safetensors.torch.save(dense, FLOAT_METADATA))
+    full = len(safetensors.torch.save(dense, {"format": "pt", **STAND_IN}))
     values = sum(t.numel() * t.element_size() for t in dense.values())
     rest = sum(bytes_of.values())
     header = (size - sum(layers.values()) - rest, full - values)
