@@ -17,15 +17,17 @@ from .. import packing
 from ..code import TernaryCode
 from ..config import TernaryConfig
 from ..errors.foreign import FileError, foreign
-from ..files import read_json, sha256
+from ..files import read_json, sha256, write_json
 from ..names import base_name, is_ternary_name, ternary_name
-from ..nn.convert import checked_code, config_of, float_state, ternary_layers
+from ..nn.convert import checked_code, config_of, float_state, is_packed, ternary_layers
+from ..nn.packed import PackedWeight
 from ..nn.select import select_layers
 from ..nn.state_dict import weight_key
 from ..nn.timm_wrapper import quantization_dict
+from ..nn.trainable import latent_weight
 from .config_json import CONFIG_NAME, ModelConfig, config_values, read_config
 from .pair import CONFIG_DIGEST, check_pair, config_digest, weights_in, write_pair
-from .rebuild import adapt, check_rebuilds
+from .rebuild import adapt, check_names, check_rebuilds
 from .skeleton import check_fits, check_room, skeleton_of
 from .weights_file import (
     WEIGHTS_NAME,
@@ -49,6 +51,7 @@ __all__ = [
     "packed_parts",
     "save_float",
     "save_packed",
+    "write_config",
 ]
 
 _logger = logging.getLogger(__name__)
@@ -198,6 +201,42 @@ def save_float(
     return _write(directory, tensors, {"format": "pt"}, values)
 
 
+def write_config(model: nn.Module, directory: Path) -> None:
+    """Write the config.json by which timm loads the state dict of `model` that lies beside it.
+
+    For checkpoints of a training: a ternary model keeps its trainable form. Where timm would build
+    another model, a line on the log says so, and none is written: training goes on.
+
+    Args:
+        model: A timm model; others are passed over.
+        directory: Where somebody else writes model.safetensors.
+
+    Raises:
+        OSError: The directory cannot be written.
+    """
+    model = _whole(model)
+    if not _is_timm_model(model):
+        return
+    config = config_of(model)
+    weights = {
+        weight_key(name): layer.weight if isinstance(layer, PackedWeight) else latent_weight(layer)
+        for name, layer in ternary_layers(model, every_name=True).items()
+    }
+    arguments: dict[str, Any] = {"ternary": None, "packed": "2bit" if is_packed(model) else None}
+    try:
+        if config is not None:
+            config = _exclude_float_layers(model, config)
+            arguments["ternary"] = config.to_dict()
+        name = base_name(_float_architecture(model)) if config is None else _architecture(model)
+        extra = {"pretrained_cfg": {"architecture": name}}
+        values = adapt(config_values(model, extra, arguments), model)
+        values, _ = check_names(values, model, {**float_state(model), **weights})
+    except ValueError as error:
+        _logger.warning("%s: timm will not load it, without config.json: %s", directory, error)
+        return
+    write_json(directory / CONFIG_NAME, values)
+
+
 def accept_config(directory: str | Path) -> None:
     """Take the config.json of a directory as that of its weights, after it was edited by hand.
 
@@ -320,9 +359,14 @@ def _exclude_float_layers(model: nn.Module, config: TernaryConfig) -> TernaryCon
     return replace(config, exclude=config.exclude + layers)
 
 
+def _is_timm_model(model: nn.Module) -> bool:
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    return bool(cfg.get("architecture")) and hasattr(model, "num_features")
+
+
 def _float_architecture(model: nn.Module) -> str:
     name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
-    if not name or not hasattr(model, "num_features"):
+    if not _is_timm_model(model):
         raise ValueError(
             f"{type(model).__name__} is no timm classification model, so timm could not load it "
             "back; build it with timm.create_model (your own: timm_ternary.register_ternary)"

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, default_dat
 from transformers.trainer_pt_utils import LabelSmoother, nested_detach
 from transformers.trainer_utils import EvalLoopOutput
 
+from ..checkpoint.directory import write_config
 from ..data.datasets.seeding import seeded
 from ..data.datasets.streamed import StreamedImages
 from ..errors import workers
@@ -67,6 +69,18 @@ _logger = logging.getLogger(__name__)
 
 
 _WORKERS = "--dataloader_num_workers"
+
+
+def _as_safetensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`state` without what safetensors refuses: strides of channels_last, shared memory."""
+    found: dict[str, Tensor] = {}
+    owned: set[int] = set()
+    for name, tensor in state.items():
+        tensor = tensor.contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if place in owned else tensor
+        owned.add(place)
+    return found
 
 
 class ImageTrainer(Trainer):
@@ -580,9 +594,12 @@ class ImageTrainer(Trainer):
         return nullcontext() if self._ema is None else self._ema.swapped(self.model)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """As the Trainer's, and the average; safetensors refuses the strides of channels_last."""
+        """As the Trainer's, and the average, and config.json of a timm model, by which timm loads
+        it."""
         state_dict = self.model.state_dict() if state_dict is None else state_dict
-        super()._save(output_dir, {name: t.contiguous() for name, t in state_dict.items()})
+        super()._save(output_dir, _as_safetensors(state_dict))
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        write_config(model, Path(output_dir or str(self.args.output_dir)))
         if self._ema is not None and self.args.should_save:
             # Not in on_save: that comes after the file which says that a checkpoint is whole.
             self._ema.save(output_dir or str(self.args.output_dir))
