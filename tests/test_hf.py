@@ -234,9 +234,9 @@ class TestWithoutImport:
         shutil.copy(root / "plain" / CONFIG_NAME, tmp_path)
         index = tmp_path / f"{WEIGHTS_NAME}.index.json"
         for text, match in (
-            ('{"weight_map": {"a": "../model.safetensors"}}', "is no name of a"),
-            ('{"weight_map": {"a": ".model.safetensors"}}', "is no name of a"),
-            ('{"weight_map": {"a": 3}}', "is no name of a"),
+            ('{"weight_map": {"a": "../model.safetensors"}}', "names no .safetensors file"),
+            ('{"weight_map": {"a": ".model.safetensors"}}', "names no .safetensors file"),
+            ('{"weight_map": {"a": 3}}', "names no .safetensors file"),
             ('{"weight_map": []}', "it has no weight_map"),
             ("[]", "not a JSON object"),
         ):
