@@ -12,7 +12,9 @@ import torch
 
 from timm_ternary.compat.timm import (
     base_optimizer,
+    built_with,
     directory_config,
+    first_convolutions,
     in_load_checkpoint,
     is_feature_getter,
     save_config,
@@ -68,3 +70,10 @@ def test_base_optimizer() -> None:
     inner = base_optimizer(found)
     assert type(inner) is not type(found) and inner.param_groups is found.param_groups
     assert base_optimizer(inner) is inner
+
+
+def test_first_convolutions_and_built_with() -> None:
+    model = timm.create_model("test_resnet", in_chans=1, act_layer="gelu")
+    assert first_convolutions(model) == ("conv1.0",)
+    assert built_with(model) == {"in_chans": 1, "act_layer": "gelu"}
+    assert built_with(timm.models.ResNet(timm.models.resnet.BasicBlock, [1, 1, 1, 1])) == {}

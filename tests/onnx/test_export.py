@@ -170,6 +170,24 @@ def test_what_the_file_says(tmp_path: Path) -> None:
     assert b"site-packages" not in (tmp_path / "a.onnx").read_bytes()
 
 
+def test_a_head_and_a_stem_that_were_replaced_by_hand(tmp_path: Path) -> None:
+    """The file says what its graph takes and gives, not what the model was built with."""
+    model = trained("test_resnet_tern")
+    model.pretrained_cfg["label_names"] = list("abcde")
+    model.fc = nn.Linear(model.num_features, 3)
+    first = model.conv1[0]
+    model.conv1[0] = nn.Conv2d(1, first.out_channels, 3, stride=2, padding=1, bias=False)
+    found = export_onnx(model.eval(), tmp_path / "x.onnx")
+    assert found.error is not None and found.error <= TOLERANCE
+    said = {
+        entry.key: json.loads(entry.value)
+        for entry in onnx.load(found.path).metadata_props
+        if entry.key != "architecture"
+    }
+    assert said["input_size"][0] == len(said["mean"]) == len(said["std"]) == 1
+    assert said["label_names"] == ["0", "1", "2"]
+
+
 def test_images_of_another_size_on_a_fixed_grid(tmp_path: Path) -> None:
     network = trained("test_vit_tern")
     export_onnx(network, tmp_path / "a.onnx", image_size=96)

@@ -99,6 +99,8 @@ def edit_config(
     path.write_text(json.dumps(values))
     weights = directory / WEIGHTS_NAME
     if signed and CONFIG_DIGEST in (metadata := read_metadata(weights)):
-        tensors = safetensors.torch.load_file(weights)
-        metadata[CONFIG_DIGEST] = config_digest(values)
-        safetensors.torch.save_file(tensors, str(weights), metadata)
+        old, new = metadata[CONFIG_DIGEST].encode(), config_digest(values).encode()
+        with weights.open("rb+") as file:  # in the header alone: the file may be huge
+            header = file.read(int.from_bytes(file.read(8), "little"))
+            file.seek(8)
+            file.write(header.replace(old, new))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..compat.accelerate import own_forward
-from ..compat.timm import first_convolutions
+from ..compat.timm import built_with, first_convolutions
 from ..config import TernaryConfig
 from ..errors.foreign import FileError, foreign
 from ..errors.wording import flat
@@ -35,7 +35,7 @@ from ..quantizers import resolve
 from .config_json import CONFIG_NAME, with_channels
 from .skeleton import differences, on_meta
 
-__all__ = ["adapt", "check_names", "check_rebuilds"]
+__all__ = ["adapt", "check_names", "check_rebuilds", "images_of"]
 
 TOLERANCE = 1e-4
 """Largest difference of outputs, relative to the largest, where all modules are the same: kernels
@@ -68,6 +68,27 @@ def adapt(values: dict[str, Any], model: nn.Module) -> dict[str, Any]:
         values["pretrained_cfg"] = with_channels(cfg, channels)
         values.setdefault("model_args", {})["in_chans"] = channels
     return values
+
+
+def images_of(model: nn.Module) -> dict[str, Any]:
+    """timm's pretrained_cfg of `model`, for images of the channels that its layers take now.
+
+    Args:
+        model: Any; one that is none of timm's, or whose channels cannot be told, keeps its own.
+    """
+    cfg = dict(getattr(model, "pretrained_cfg", None) or {})
+    if not cfg.get("input_size"):
+        return cfg
+    own = {k: v for k, v in cfg.items() if k != "state_dict"}
+    values = {
+        "architecture": str(cfg.get("architecture")),
+        "pretrained_cfg": own,
+        "model_args": built_with(model),
+    }
+    with suppress(FileError):
+        if channels := _channels(model, values):
+            return with_channels(cfg, channels)
+    return cfg
 
 
 def check_names(

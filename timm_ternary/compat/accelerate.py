@@ -1,4 +1,4 @@
-"""Of accelerate: what it leaves in a model that it has prepared. (1.12)"""
+"""Of accelerate: what it leaves in a model that it has prepared. (1.15)"""
 
 from __future__ import annotations
 

@@ -151,7 +151,12 @@ def push_directory(
     check_loads(opened)
     files = published_files(opened)
     additions = [
-        CommitOperationAdd(path.relative_to(opened.path).as_posix(), path) for path in files
+        # Weights that a killed save has left under another name get theirs.
+        CommitOperationAdd(
+            WEIGHTS_NAME if path == opened.file.path else path.relative_to(opened.path).as_posix(),
+            path,
+        )
+        for path in files
     ]
     card = opened.path / CARD_NAME
     if not card.is_file() or is_generated(card):

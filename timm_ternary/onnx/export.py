@@ -21,6 +21,7 @@ from timm.data import resolve_data_config
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..checkpoint.rebuild import images_of
 from ..code import TernaryCode
 from ..errors.wording import extra, flat, unknown
 from ..evaluation import label_names
@@ -120,7 +121,7 @@ def export_onnx(
             f"the model is float, its weights cannot be {weights}; "
             "type: weights='float' (--weights float)"
         )
-    data = resolve_data_config({}, model=model)
+    data = resolve_data_config({}, pretrained_cfg=images_of(model), model=model)
     channels, *sides = data["input_size"]
     size = (channels, *(sides if image_size is None else (image_size, image_size)))
     network = copy.deepcopy(model).float().cpu().eval()
@@ -135,7 +136,8 @@ def export_onnx(
     _check_size(network, kept, weights)
     proto = _graph(network, images[:2], kept, WEIGHTS[weights][0])
     insert_codes(proto, fold_batch_norms(proto, kept), weights)
-    _describe(proto, model, {**data, "input_size": size}, WEIGHTS[weights][1])
+    data = {**data, "input_size": size, "classes": expected.shape[-1]}
+    _describe(proto, model, data, WEIGHTS[weights][1])
     content = _checked(proto)
     error = _compare(content, images, expected) if runtime_knows(weights) else None
     path = Path(path)
@@ -231,7 +233,10 @@ def _describe(proto: Any, model: nn.Module, data: Mapping[str, Any], ir_version:
     graph.name = str((getattr(model, "pretrained_cfg", None) or {}).get("architecture", "model"))
     proto.ir_version = ir_version
     proto.producer_name, proto.producer_version = "timm_ternary", __version__
-    properties = {"architecture": graph.name, "label_names": json.dumps(list(label_names(model)))}
+    names = list(label_names(model))
+    if len(names) != data["classes"]:  # of a head that was replaced since
+        names = [str(index) for index in range(data["classes"])]
+    properties = {"architecture": graph.name, "label_names": json.dumps(names)}
     if (config := config_of(model)) is not None:
         properties["ternary"] = json.dumps(config.to_dict())
     for key in ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode"):
