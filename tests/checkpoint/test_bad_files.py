@@ -204,7 +204,7 @@ class TestForged:
     @pytest.mark.parametrize("version", [2, 99, 0, -1, "1", None, 1.5])
     def test_version(self, version: object, directory: Path) -> None:
         rewrite(directory, header=lambda header: header.update(version=version))
-        refused(directory, f"format version {version!r}, this release reads up to 1; type: git")
+        refused(directory, f"format version {version!r}, this release reads up to 1; type: ")
 
     @pytest.mark.parametrize("key", ["version", "encoding", "architecture", "ternary", "layers"])
     def test_metadata_without_a_key(self, key: str, directory: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,79 +72,60 @@ def line_of(call: Callable[[], object], match: str = "") -> str:
     return line
 
 
-_DIGEST = weights_file._digest_tensor
+@contextmanager
+def nothing_read() -> Iterator[None]:
+    """Inside, no tensor of a weights file is read or decoded."""
 
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("a tensor was read or decoded")
 
-def _edited(directory: Path, change: Any) -> None:
-    """`edit_config`, whose forger may read tensors."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weights_file, "_digest_tensor", _DIGEST)
-        edit_config(directory, change)
+        patch.setattr(packing, "decode", fail)
+        patch.setattr(weights_file, "_digest_tensor", fail)
+        patch.setattr(safetensors.torch, "load_file", fail)
+        yield
 
 
 class TestMemory:
     """Shapes are compared with the model before a tensor is read or decoded."""
 
-    @pytest.fixture(autouse=True)
-    def nothing_is_read(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        """Of what these tests refuse."""
-
-        def fail(*_: object) -> None:
-            raise AssertionError("a tensor was read or decoded")
-
-        monkeypatch.setattr(packing, "decode", fail)
-        monkeypatch.setattr(weights_file, "_digest_tensor", fail)
-        monkeypatch.setattr(safetensors.torch, "load_file", fail)
-        yield
-
-    def test_a_small_file_that_states_a_large_weight(
-        self, directory: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_small_file_that_states_a_large_weight(self, directory: Path) -> None:
         stream = packing.encode(torch.zeros(1, 4096, dtype=torch.int8), "zstd")
-        with monkeypatch.context() as patch:
-            patch.undo()
-            rewrite(
-                directory,
-                lambda tensors: tensors.update({CODES: stream}),
-                lambda header: header["layers"].update({LAYER: [5_000, 1_000_000]}),
-            )
-        monkeypatch.setattr(packing, "decode", _fail)
-        for call in (load_packed, open_directory, lambda d: load_model(str(d)), _timm):
-            line_of(lambda call=call: call(directory), rf"config.json disagrees .*{LAYER}.weight")
-        line_of(lambda: read_weights(directory / WEIGHTS_NAME), f"{CODES} .* too large for a file")
-        line_of(lambda: _start(directory / WEIGHTS_NAME), "5,000,...,... values in its tensors")
+        rewrite(
+            directory,
+            lambda tensors: tensors.update({CODES: stream}),
+            lambda header: header["layers"].update({LAYER: [5_000, 1_000_000]}),
+        )
+        with nothing_read():
+            for call in (load_packed, open_directory, lambda d: load_model(str(d)), _timm):
+                line_of(lambda call=call: call(directory), rf"json disagrees .*{LAYER}\.weight")
+            weights = directory / WEIGHTS_NAME
+            line_of(lambda: read_weights(weights), f"{CODES} .* too large for a file")
+            line_of(lambda: _start(weights), r"5,000,...,... values in its tensors")
 
     def test_a_file_of_one_huge_tensor(self, tmp_path: Path) -> None:
         """3 GB that take no place on the disk."""
-        save_float(trained("test_resnet"), tmp_path)
-        path = tmp_path / WEIGHTS_NAME
-        data = path.read_bytes()
-        size = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + size])
-        end = max(e["data_offsets"][1] for k, e in header.items() if k != "__metadata__")
-        more = 3 * 10**9
-        header["ghost"] = {"dtype": "U8", "shape": [more], "data_offsets": [end, end + more]}
-        text = json.dumps(header).encode()
-        path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
-        with path.open("rb+") as file:
-            file.truncate(8 + len(text) + end + more)
-        for call in (open_directory, lambda d: load_model(str(d)), _start):
-            line_of(
-                lambda call=call: call(tmp_path), r"model.safetensors: 3,000,...,... values in its"
-            )
-        _edited(tmp_path, lambda values: values.update(architecture="test_resnet_tern"))
-        line_of(lambda: _timm(tmp_path), "values in its tensors, the model has")
+        for name in ("test_resnet", "test_resnet_tern"):  # the latter starts from float weights
+            save_float(trained("test_resnet"), tmp_path)
+            edit_config(tmp_path, lambda values, name=name: values.update(architecture=name))
+            _grow(tmp_path / WEIGHTS_NAME, 3 * 10**9)
+            calls = (_timm,) if "tern" in name else (open_directory, _load, _start)
+            with nothing_read():
+                for call in calls:
+                    line_of(
+                        lambda call=call: call(tmp_path), r"safetensors: 3,000,...,... values in"
+                    )
 
-    @pytest.mark.parametrize("key", ["num_classes", "model_args"])
-    def test_a_config_that_asks_for_a_huge_model(self, key: str, directory: Path) -> None:
-        value: Any = 10**10 if key == "num_classes" else {"in_chans": 10**9}
+    @pytest.mark.parametrize("change", [{"num_classes": 10**10}, {"in_chans": 10**9}])
+    def test_a_config_that_asks_for_a_huge_model(
+        self, change: dict[str, int], directory: Path
+    ) -> None:
         for path in (directory, save_float(trained("test_resnet"), directory / "float")):
-            if key == "num_classes":
-                _edited(path, lambda values: values.update(num_classes=value))
-            else:
-                _edited(path, lambda values: values["model_args"].update(value))
-            for call in (open_directory, lambda d: load_model(str(d))):
-                line_of(lambda call=call, path=path: call(path))
+            place = (lambda v: v) if "num_classes" in change else (lambda v: v["model_args"])
+            edit_config(path, lambda values, place=place: place(values).update(change))
+            with nothing_read():
+                for call in (open_directory, _load):
+                    line_of(lambda call=call, path=path: call(path))
 
     def test_a_header_of_100_megabytes(self, tmp_path: Path) -> None:
         path = tmp_path / WEIGHTS_NAME
@@ -155,8 +136,21 @@ class TestMemory:
         assert not is_packed_file(path)
 
 
-def _fail(*_: object) -> None:
-    raise AssertionError("a tensor was decoded")
+def _grow(path: Path, more: int) -> None:
+    """One more tensor of so many bytes, that take no place on the disk."""
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    end = len(data) - 8 - size
+    header["ghost"] = {"dtype": "U8", "shape": [more], "data_offsets": [end, end + more]}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+    with path.open("rb+") as file:
+        file.truncate(8 + len(text) + end + more)
+
+
+def _load(directory: Path) -> nn.Module:
+    return load_model(str(directory))
 
 
 def _timm(directory: Path) -> nn.Module:
@@ -226,7 +220,7 @@ class TestText:
         }
         for change in changes.values():
             copy = Path(shutil.copytree(directory, directory.with_name("copy")))
-            _edited(copy, change)
+            edit_config(copy, change)
             line_of(lambda copy=copy: load_packed(copy))
             line_of(lambda copy=copy: load_model(str(copy)))
             shutil.rmtree(copy)
@@ -286,16 +280,20 @@ def ends_well(call: Callable[[], nn.Module], expected: Tensor) -> str:
 class TestFuzz:
     """Fixed seeds: each change loads the same model, or is refused in one line."""
 
-    def test_config_json(self, seed: int, directory: Path, model: nn.Module) -> None:
+    @pytest.mark.parametrize("signed", [True, False])
+    def test_config_json(
+        self, seed: int, signed: bool, directory: Path, whole: Path, model: nn.Module
+    ) -> None:
         rng, path, expected = random.Random(seed), directory / CONFIG_NAME, outputs(model, image())
-        whole = path.read_text()
         found = set()
-        for turn in range(12):
-            values = mutated(json.loads(whole), rng)
-            data = json.dumps(values).encode()
-            path.write_bytes(flipped(data, rng) if turn % 3 == 0 else data)
+        for turn in range(10):
+            edit_config(directory, lambda values: mutated(values, rng), signed=signed)
+            if turn % 3 == 0:
+                path.write_bytes(flipped(path.read_bytes(), rng))
             calls = (lambda: load_packed(directory)), (lambda: load_model(str(directory)))
             found.add(ends_well(calls[turn % 2], expected))
+            for name in (CONFIG_NAME, WEIGHTS_NAME):
+                shutil.copy(whole / name, directory)
         assert "refused" in found
 
     def test_header(self, seed: int, directory: Path, model: nn.Module) -> None:

@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from torch import nn
 
 import timm_ternary  # noqa: F401  (registers the models)
 from timm_ternary.checkpoint.directory import save_float, save_packed
+from timm_ternary.errors.foreign import FileError
 from timm_ternary.hub.push import create_repository, push_directory
+from timm_ternary.models.names import load_model
 from timm_ternary.models.starting_weights import find_weights
 from timm_ternary.training.arguments.model import ModelArguments
 from timm_ternary.training.start import build_model, find_start
@@ -189,6 +192,28 @@ def test_from_the_hub(model: nn.Module, tmp_path: Path, hub: Hub) -> None:
     assert torch.equal(tuned.conv1[0].parametrizations.weight.original, model.conv1[0].weight)
     with pytest.raises(ValueError, match=f"hf-hub:{OWNER}/none"):
         start(f"hf-hub:{OWNER}/none")
+
+
+@pytest.mark.parametrize("text", [b"[" * 100_000, b" " * (17 << 20), b'{"mean": 1}'])
+def test_a_hostile_config_on_the_hub(
+    text: bytes, model: nn.Module, tmp_path: Path, hub: Hub
+) -> None:
+    """Looked at before timm reads it, by every way there is."""
+    repository = f"{OWNER}/float"
+    save_float(model, tmp_path / "out")
+    create_repository(repository)
+    push_directory(tmp_path / "out", repository)
+    for files in hub.repositories[repository].commits.values():
+        if "config.json" in files:
+            files["config.json"] = replace(files["config.json"], data=text)
+    for call in (
+        lambda: start(f"hf-hub:{repository}"),
+        lambda: load_model(f"hf-hub:{repository}"),
+        lambda: find_start(ModelArguments(model=f"hf-hub:{repository}")),
+    ):
+        with pytest.raises(FileError, match=r"config\.json|architecture") as caught:
+            call()
+        assert str(caught.value).isprintable() and len(str(caught.value)) <= 1000
 
 
 class TestCheckpointPath:
