@@ -134,22 +134,27 @@ def row_unit(rows: Tensor) -> Tensor:
     In units of it squares neither overflow nor vanish, as those of 1e19 and 1e-22 do in float32;
     dividing by it rounds nothing. 1 for a row of zeros.
     """
-    largest = rows.detach().abs().amax(1, keepdim=True)
+    rows = rows.detach()
+    # Not abs().amax(): another tensor of that size costs more than both (twice 0.1 ms, 2.4 M).
+    largest = torch.maximum(rows.amax(1, keepdim=True), -rows.amin(1, keepdim=True))
     return torch.where(largest > 0, largest, 1).log2().floor().exp2()
 
 
-def row_variance(centred: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Sum of the squares of each row over `count`, in units of a squared unit, and that unit.
+def row_variance(rows: Tensor, mean: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """``sum (w - mean)^2 / count`` of each row, in units of a squared unit, and that unit.
 
     Args:
-        centred: Rows less their mean, ``(groups, n)``.
-        count: What is divided by: n, or n - 1.
+        rows: ``(groups, n)``.
+        mean: ``(groups, 1)``, in the dtype of the rows.
+        count: n, or n - 1.
 
     Returns:
         Both ``(groups, 1)``; the standard deviation is ``unit * sqrt(variance)``.
     """
+    centred = rows - mean
     unit = row_unit(centred)
-    return row_sum((centred / unit).pow_(2)) / count, unit
+    # In place: memory that is asked for anew takes longer than all of this.
+    return row_sum(centred.div_(unit).pow_(2)) / count, unit
 
 
 def sign(rows: Tensor) -> Tensor:
@@ -190,7 +195,7 @@ def spread(rows: Tensor) -> Tensor:
 
     The standard deviation, divided by n; of equal weights their magnitude, of zeros 1.
     """
-    variance, unit = row_variance(rows - rows.mean(1, keepdim=True), rows.shape[1])
+    variance, unit = row_variance(rows, rows.mean(1, keepdim=True), rows.shape[1])
     unit = unit * variance.sqrt().to(rows.dtype)
     unit = torch.where(unit > 0, unit, rows[:, :1].abs())
     return torch.where(unit > 0, unit, torch.ones_like(unit))

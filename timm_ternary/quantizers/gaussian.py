@@ -31,8 +31,8 @@ def row_moments(rows: Tensor) -> Moments:
     """Mean and standard deviation of each row of ``(groups, n)``, n > 0."""
     count = rows.shape[1]
     mean = row_sum(rows) / count
-    # Not torch.var_mean: 18 ms for 2.4 M weights on one core, this 5 ms (Zen 4, torch 2.15).
-    variance, unit = row_variance(rows - mean.to(rows.dtype), max(count - 1, 1))
+    # Not torch.var_mean: 18 ms for 2.4 M weights on one core, the squares 5 ms (Zen 4, torch 2.15).
+    variance, unit = row_variance(rows, mean.to(rows.dtype), max(count - 1, 1))
     # Equal weights leave a rounding error of their mean behind, not a spread.
     flat = variance <= (4 * torch.finfo(rows.dtype).eps * mean / unit).square()
     std = torch.where(flat, torch.ones_like(variance), variance).sqrt()
