@@ -211,6 +211,11 @@ class TestRefused:
                 save_float(model, tmp_path / "x")
         assert not (tmp_path / "x").exists()
 
+    def test_a_description_that_is_no_json(self, tmp_path: Path) -> None:
+        model = trained()
+        model.pretrained_cfg["note"] = object()
+        refused(model, tmp_path, r"config\.json cannot say what the model is: .*not JSON")
+
     def test_two_methods(self, tmp_path: Path) -> None:
         model = timm.create_model("test_resnet", num_classes=5)
         ternarize_(model.layer1, "tga")

@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from ..compat.timm import save_config
-from ..errors.foreign import FileError
+from ..errors.foreign import FileError, foreign
 from ..errors.numbers import is_number, is_whole
 from ..errors.printable import shown
 from ..files import read_json
@@ -153,7 +153,8 @@ def config_values(
         extra["label_names"] = pretrained_cfg["label_names"]
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / CONFIG_NAME
-        save_config(model, path, extra=extra, model_args=model_args)
+        with foreign("config.json cannot say what the model is"):
+            save_config(model, path, extra=extra, model_args=model_args)
         values = read_json(path)
     # TimmWrapper passes num_classes itself: twice is an error. It stands at the top level too.
     left = {"num_classes", *(key for key, value in model_args.items() if value is None)}

@@ -2,7 +2,8 @@
 
 Before a byte is written: names and shapes (on the meta device, where nothing is computed), values
 as timm loads them, and the outputs for one image. The model itself is not touched: a copy on the
-CPU in float32 is run, and random numbers are drawn by nobody's generator.
+CPU in float32 is run, and random numbers are drawn by nobody's generator. Nor do processes speak to
+each other: the one that writes may compare alone (of FSDP, what it has put together to be written).
 """
 
 from __future__ import annotations
