@@ -124,6 +124,19 @@ def test_every_option_of_a_command_is_known(page: Path) -> None:
         assert (taken | {"json", "import", "ternary"}).issuperset(options)
 
 
+def test_every_recipe_that_is_named_is_there() -> None:
+    for page in PAGES:
+        text = page.read_text()
+        named = re.findall(r"recipes/[\w/]+\.yaml", text)
+        rows = re.findall(r"^\| `(\w+/[\w{},]+\.yaml)`", text, re.MULTILINE)
+        for row in rows:
+            name, _, rest = row.partition("{")
+            kinds, _, end = rest.partition("}")
+            named += [f"recipes/{name}{kind}{end}" for kind in kinds.split(",")]
+        for path in named:
+            assert (ROOT / path).is_file(), (page, path)
+
+
 def test_photos_take_five_commands() -> None:
     block = re.search(r"## Photos in five commands\n.*?```\n(.*?)```", TEXT, re.DOTALL)
     assert block is not None
