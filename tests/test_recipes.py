@@ -126,8 +126,11 @@ def _check_layers(model: torch.nn.Module, path: Path) -> None:
         return
     asked = TernaryConfig.of(ternary)
     assert config_of(model) == asked
-    layers = sum(isinstance(m, (torch.nn.Conv2d, torch.nn.Linear)) for m in model.modules())
-    assert len(ternary_layers(model)) == layers - len(asked.exclude)
+    layers = [m for m in model.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))]
+    depthwise = [m for m in layers if 1 < getattr(m, "groups", 1) == m.in_channels]
+    left_out = len(depthwise) if "depthwise" in asked.exclude else 0
+    left_out += len(set(asked.exclude) - {"depthwise"})
+    assert len(ternary_layers(model)) == len(layers) - left_out
 
 
 @pytest.mark.parametrize(

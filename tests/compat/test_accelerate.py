@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from timm_ternary.compat.accelerate import own_forward
 
 pytestmark = pytest.mark.canary
+
+
+@pytest.fixture(autouse=True)
+def _own_state() -> Iterator[None]:
+    """Accelerate keeps one for the process, and refuses another precision."""
+    AcceleratorState._reset_state(True)
+    yield
+    AcceleratorState._reset_state(True)
 
 
 def test_own_forward() -> None:
