@@ -14,7 +14,7 @@ import safetensors.torch
 import timm
 import torch
 from safetensors import safe_open
-from samples import config, contents, edit_config, outputs, rewrite, trained
+from samples import contents, edit_config, outputs, rewrite, trained
 from torch import Tensor, nn
 
 from timm_ternary import packing
@@ -24,24 +24,6 @@ from timm_ternary.checkpoint.weights_file import (
     is_packed_file,
     read_weights,
 )
-
-
-@pytest.fixture(scope="module")
-def model() -> nn.Module:
-    """A trained model; tests do not change it."""
-    return trained(ternary=config("ttq"))
-
-
-@pytest.fixture(scope="module")
-def whole(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A good directory."""
-    return save_packed(model, tmp_path_factory.mktemp("whole"))
-
-
-@pytest.fixture
-def directory(whole: Path, tmp_path: Path) -> Path:
-    """A copy to damage."""
-    return Path(shutil.copytree(whole, tmp_path / "out"))
 
 
 def refused(directory: Path, match: str, *, file: str = WEIGHTS_NAME) -> None:

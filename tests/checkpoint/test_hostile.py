@@ -14,7 +14,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from samples import config, edit_config, image, outputs, rewrite, trained
+from samples import edit_config, image, outputs, rewrite, trained
 from torch import Tensor, nn
 
 from timm_ternary import packing
@@ -24,7 +24,6 @@ from timm_ternary.checkpoint.directory import (
     load_packed,
     open_directory,
     save_float,
-    save_packed,
 )
 from timm_ternary.checkpoint.weights_file import (
     WEIGHTS_NAME,
@@ -43,24 +42,6 @@ from timm_ternary.training.start import build_model, find_start
 CODES, SCALES = "layer1.0.conv1.weight_packed", "layer1.0.conv1.weight_scale"
 LAYER = "layer1.0.conv1"
 EVIL = "\x1b]0;owned\x07\x9b2J\u202e\nerror: \ud800"
-
-
-@pytest.fixture(scope="module")
-def model() -> nn.Module:
-    """A trained model; tests do not change it."""
-    return trained(ternary=config("ttq"))
-
-
-@pytest.fixture(scope="module")
-def whole(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A good directory."""
-    return save_packed(model, tmp_path_factory.mktemp("whole"))
-
-
-@pytest.fixture
-def directory(whole: Path, tmp_path: Path) -> Path:
-    """A copy to damage."""
-    return Path(shutil.copytree(whole, tmp_path / "out"))
 
 
 def line_of(call: Callable[[], object], match: str = "") -> str:

@@ -19,7 +19,19 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import transformers
 from filelock import FileLock
+from packaging.version import Version
+
+RESUMES = Version(transformers.__version__) >= Version("5.23")
+RESUMING = [
+    pytest.mark.multi_process,
+    pytest.mark.skipif(
+        not RESUMES,
+        reason="transformers 5.17 cannot load an optimizer in several processes on the CPU",
+    ),
+]
+"""Marks of files whose processes resume."""
 
 
 class TwoProcesses(NamedTuple):

@@ -7,17 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
-from packaging.version import Version
 from torch import nn
 from trainer_models import CLASSES, losses, small_net, trainer
-from two_processes import TwoProcesses
+from two_processes import RESUMES, TwoProcesses
 
 pytestmark = pytest.mark.multi_process
 
 METHODS = ("tga", "ttq", "tga, mixed and averaged")
 """Alternate and joint updates; mixup and a moving average."""
-RESUMES = Version(transformers.__version__) >= Version("5.23")
 """transformers 5.17 cannot load an optimizer in several processes on the CPU ("cpu:0")."""
 
 

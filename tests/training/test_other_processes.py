@@ -8,21 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
-from packaging.version import Version
 from torch import nn
 from trainer_models import losses, small_net, trainer
-from two_processes import TwoProcesses
+from two_processes import RESUMES, RESUMING, TwoProcesses
 
-RESUMES = Version(transformers.__version__) >= Version("5.23")
-
-pytestmark = [
-    pytest.mark.multi_process,
-    pytest.mark.skipif(
-        not RESUMES,
-        reason="transformers 5.17 cannot load an optimizer in several processes on the CPU",
-    ),
-]
+pytestmark = RESUMING
 
 METHODS = ("tga", "ttq")
 """Alternate and joint updates."""

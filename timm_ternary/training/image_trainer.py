@@ -43,6 +43,7 @@ from .gradient_checkpointing import recomputed
 from .loss import task_loss
 from .mixup import Mixer, mixer_for
 from .optim import create_timm_optimizer, decay_names, multi_step_schedule
+from .outputs import as_safetensors, is_multi_label, logits_of, plain_outputs
 from .resume.checks import best_is_whole, checkpoint_directory, resumable, same_optimizer
 from .resume.facts import batch_facts, facts_of
 from .resume.record import begin, write_record
@@ -69,18 +70,6 @@ _logger = logging.getLogger(__name__)
 
 
 _WORKERS = "--dataloader_num_workers"
-
-
-def _as_safetensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`state` without what safetensors refuses: strides of channels_last, shared memory."""
-    found: dict[str, Tensor] = {}
-    owned: set[int] = set()
-    for name, tensor in state.items():
-        tensor = tensor.contiguous()
-        place = tensor.untyped_storage().data_ptr()
-        found[name] = tensor.clone() if place in owned else tensor
-        owned.add(place)
-    return found
 
 
 class ImageTrainer(Trainer):
@@ -141,7 +130,7 @@ class ImageTrainer(Trainer):
         self.args = args
         self._plain = "pixel_values" not in inspect.signature(self.model.forward).parameters
         self._smoothing = args.label_smoothing_factor
-        if self._smoothing and _is_multi_label(self.model):
+        if self._smoothing and is_multi_label(self.model):
             self._smooth_nothing()
         elif self._smoothing and not self._plain:
             self.label_smoother = LabelSmoother(epsilon=self._smoothing)
@@ -447,10 +436,10 @@ class ImageTrainer(Trainer):
         if self._teacher is not None and model.training and TEACHER_LOGITS not in inputs:
             inputs = self._taught(inputs)
         loss, outputs = self.task_loss(model, inputs, num_items_in_batch)
-        logits, labels = _logits(outputs), inputs.get("labels")
+        logits, labels = logits_of(outputs), inputs.get("labels")
         if model.training:
             self._recent_loss = loss.detach()
-        if model.training and not _is_multi_label(self.model):
+        if model.training and not is_multi_label(self.model):
             self._accuracy.add(logits, labels)
         return (loss, outputs) if return_outputs else loss
 
@@ -482,7 +471,7 @@ class ImageTrainer(Trainer):
         if self._plain:
             found = model(inputs["pixel_values"])
             given = self._given_loss(found, labels, num_items_in_batch)
-            logits, outputs = _plain_outputs(found)
+            logits, outputs = plain_outputs(found)
             if logits is None and given is not None:
                 return given, {**outputs, "loss": given}
             if logits is None:
@@ -494,7 +483,7 @@ class ImageTrainer(Trainer):
             given, outputs = super().compute_loss(
                 model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
             )
-            logits = _logits(outputs)
+            logits = logits_of(outputs)
             if logits is None:
                 return given, outputs
         loss = task_loss(
@@ -550,7 +539,7 @@ class ImageTrainer(Trainer):
         if self._plain and inputs.get("labels") is None:
             inputs = self._prepare_inputs(inputs)
             with torch.no_grad(), self.compute_loss_context_manager():
-                _, outputs = _plain_outputs(model(inputs["pixel_values"]))
+                _, outputs = plain_outputs(model(inputs["pixel_values"]))
             # As the Trainer: of one output that, of several a tuple.
             given = nested_detach(tuple(outputs.values()))
             logits = given[0] if len(given) == 1 else given
@@ -573,7 +562,7 @@ class ImageTrainer(Trainer):
                 output = super().evaluation_loop(dataloader, description, *args, **kwargs)
         finally:
             self.preprocess_logits_for_metrics = keep
-        if counts_hits and _is_multi_label(self.model):
+        if counts_hits and is_multi_label(self.model):
             for name in [name for name in output.metrics if name.endswith("_accuracy")]:
                 del output.metrics[name]
         found = {name.rpartition("_")[2] for name in output.metrics}
@@ -597,7 +586,7 @@ class ImageTrainer(Trainer):
         """As the Trainer's, and the average, and config.json of a timm model, by which timm loads
         it."""
         state_dict = self.model.state_dict() if state_dict is None else state_dict
-        super()._save(output_dir, _as_safetensors(state_dict))
+        super()._save(output_dir, as_safetensors(state_dict))
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         write_config(model, Path(output_dir or str(self.args.output_dir)))
         if self._ema is not None and self.args.should_save:
@@ -676,32 +665,11 @@ class ImageTrainer(Trainer):
         super().log(logs, start_time)
 
 
-def _logits(outputs: Any) -> Tensor | None:
-    return outputs.get("logits") if isinstance(outputs, dict) else None
-
-
-def _plain_outputs(found: Any) -> tuple[Tensor | None, dict[str, Any]]:
-    """Logits of what a plain model gives, and all of it as a dict.
-
-    Of a tuple the first is the logits, as timm's distilled models do it; of a dict ``logits``.
-    """
-    if isinstance(found, Mapping):
-        return found.get("logits"), dict(found)
-    first = found[0] if isinstance(found, (tuple, list)) and found else found
-    return first if isinstance(first, Tensor) else None, {"logits": found}
-
-
 def _given(made: Any, kind: Any = None) -> str | None:
     """The class of an optimizer or a schedule that the caller has made, or (`kind`) will have."""
     if made is not None:
         return type(made).__name__
     return None if kind is None else str(getattr(kind[0], "__name__", kind[0]))
-
-
-def _is_multi_label(model: Any) -> bool:
-    """Whether a model of transformers says so, by itself or after it has seen labels."""
-    said = getattr(getattr(model, "config", None), "problem_type", None)
-    return bool(said == "multi_label_classification")
 
 
 def _checked(args: Any) -> TernaryTrainingArguments:

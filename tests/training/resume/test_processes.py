@@ -5,25 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
-import transformers
-from packaging.version import Version
 from trainer_models import small_net, trainer
 from transformers import TrainerCallback
-from two_processes import TwoProcesses
+from two_processes import RESUMES, RESUMING, TwoProcesses
 
 from timm_ternary.training.resume.record import damage
 
-RESUMES = Version(transformers.__version__) >= Version("5.23")
-
-pytestmark = [
-    pytest.mark.multi_process,
-    pytest.mark.skipif(
-        not RESUMES,
-        reason="transformers 5.17 cannot load an optimizer in several processes on the CPU",
-    ),
-]
+pytestmark = RESUMING
 
 
 class _Begin(TrainerCallback):
