@@ -237,10 +237,10 @@ class ImageTrainer(Trainer):
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, ConsoleProgress):
                     callback.stop()
-        self.reduce_statistics()
+        self.settle_statistics()
         return result
 
-    def reduce_statistics(self) -> None:
+    def settle_statistics(self) -> None:
         """Let the batch norms' statistics be those of all processes, of the average too.
 
         With `bn_reestimate`, of the weights as they are. Before they are evaluated or saved, so
@@ -550,7 +550,7 @@ class ImageTrainer(Trainer):
         self, dataloader: Any, description: str, *args: Any, **kwargs: Any
     ) -> EvalLoopOutput:
         """As the Trainer's, each weight quantized once. `predict` returns logits, not classes."""
-        self.reduce_statistics()
+        self.settle_statistics()
         keep = self.preprocess_logits_for_metrics
         counts_hits = self.compute_metrics is self._top1
         if counts_hits and keep is None and description != "Prediction":
@@ -600,7 +600,7 @@ class ImageTrainer(Trainer):
             ValueError: A parameter is not finite (names it).
         """
         self.health.check_model(self.model, self.state)
-        self.reduce_statistics()
+        self.settle_statistics()
         directory = checkpoint_directory(self.args.output_dir, self.state)
         if self.args.should_save:
             begin(directory)

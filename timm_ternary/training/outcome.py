@@ -89,7 +89,7 @@ def _next(
     if facts.ternary is not None:
         return [
             ["timm-ternary", "evaluate", here, *data, "--per-class"],
-            ["timm-ternary", "report", here, "--run", here],
+            ["timm-ternary", "report", here],
             ["timm-ternary", "push", here, "USER/NAME"],
         ]
     architecture = read_config(directory / CONFIG_NAME).architecture or ""
