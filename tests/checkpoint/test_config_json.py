@@ -14,6 +14,8 @@ from transformers import TimmWrapperConfig
 from timm_ternary.checkpoint.config_json import CONFIG_NAME, ModelConfig, read_config
 from timm_ternary.checkpoint.directory import save_float, save_packed
 from timm_ternary.config import TernaryConfig
+from timm_ternary.errors.foreign import FileError
+from timm_ternary.models.names import load_model
 from timm_ternary.nn.timm_wrapper import quantization_dict
 
 
@@ -47,7 +49,11 @@ def test_of_transformers(tmp_path: Path) -> None:
     TimmWrapperConfig(architecture="test_resnet", num_labels=5).save_pretrained(tmp_path)
     config = read_config(tmp_path / CONFIG_NAME)
     assert (config.architecture, config.num_classes) == ("test_resnet", 5)
-    assert config.model_args == {}  # null there
+    assert config.model_args == {} and "model_args" in config.nulls
+    # timm, which reads the file on its own, would end in an AttributeError.
+    for load in (lambda: load_model(str(tmp_path)), config.check_timm_reads):
+        with pytest.raises(FileError, match=r"config\.json: .* is null, and timm needs an object"):
+            load()
 
 
 def test_what_is_not_said(tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ class ModelConfig:
             ``packed``.
         pretrained_cfg: timm's: input size, mean, standard deviation, ...
         quantization_config: transformers': as `nn.timm_wrapper.quantization_dict` makes it.
+        nulls: Entries of these that the file gives as null, as transformers writes what it does
+            not know.
     """
 
     path: Path
@@ -57,12 +59,25 @@ class ModelConfig:
     model_args: Mapping[str, Any] = field(default_factory=dict)
     pretrained_cfg: Mapping[str, Any] = field(default_factory=dict)
     quantization_config: Mapping[str, Any] | None = None
+    nulls: tuple[str, ...] = ()
 
     @property
     def input_size(self) -> tuple[int, ...]:
         """Of an image, (channels, height, width); empty where the file does not say it."""
         size = self.pretrained_cfg.get("input_size")
         return tuple(n for n in size if isinstance(n, int)) if isinstance(size, list) else ()
+
+    def check_timm_reads(self) -> None:
+        """Refuse what timm, which reads the file on its own, takes for an object and is null.
+
+        Raises:
+            FileError: See above.
+        """
+        for key in ("model_args", "pretrained_cfg"):
+            if key in self.nulls:
+                raise FileError(
+                    f"{self.path}: {key} is null, and timm needs an object there; delete the entry"
+                )
 
     def check_architecture(self, wanted: str | None = None) -> None:
         """Refuse a file that names no architecture.
@@ -95,7 +110,7 @@ def read_config(path: Path) -> ModelConfig:
         values = read_json(path)
     except FileError as error:
         raise FileError(f"{error}; {_TYPE}") from None
-    # transformers writes null for what it does not know.
+    nulls = tuple(key for key in _KINDS if key in values and values[key] is None)
     found = {key: values[key] for key in _KINDS if values.get(key) is not None}
     for key, value in found.items():
         if not isinstance(value, _KINDS[key]) or isinstance(value, bool):
@@ -106,7 +121,7 @@ def read_config(path: Path) -> ModelConfig:
     if isinstance(names, list) and not all(isinstance(name, (str, int, float)) for name in names):
         raise FileError(f"{path}: label_names must be a list of texts; {_TYPE}")
     labels = tuple(map(str, names)) if isinstance(names, list) else ()
-    return ModelConfig(path, label_names=labels, **found)
+    return ModelConfig(path, label_names=labels, nulls=nulls, **found)
 
 
 def _check_images(path: Path, cfg: Mapping[str, Any]) -> None:

@@ -306,6 +306,7 @@ def check_directory(directory: Path, *, weights: bool = True) -> WeightsFile | N
     if not directory.is_dir():
         raise ValueError(f"there is no directory {shown(str(directory))}")
     config = read_config(directory / CONFIG_NAME)
+    config.check_timm_reads()
     name, path = config.architecture, weights_in(directory)
     if not weights or not name or is_ternary_name(name) or not is_stored(path):
         return None

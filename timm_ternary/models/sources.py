@@ -89,7 +89,7 @@ def one_commit(model_id: str, cache_dir: str | Path | None = None) -> str:
     """
     repository, revision = split_hub_id(model_id)
     config = Path(hf_hub_download(repository, CONFIG_NAME, revision=revision, cache_dir=cache_dir))
-    read_config(config)
+    read_config(config).check_timm_reads()
     return f"{repository}@{config.parent.name}"
 
 
